@@ -1,0 +1,190 @@
+"""First-order rules, each defined once and used at both levels.
+
+A rule turns a gradient and its own state into a direction u. As a *base update* it moves weights
+by ``-alpha (u + kappa w)``; as a *meta update* it moves beta by ``-eta u`` (equations.md,
+section 4, and Algorithm 3 of the paper). State starts at zero.
+
+Adding a rule is one class::
+
+    @RULES.register("signsgd")
+    @dataclass(frozen=True)
+    class SignSGD(Rule):
+        def update(self, g, state, t):
+            return torch.sign(g), state
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from clmeta import _ops as ops
+from clmeta._ops import Scalar, Values
+from clmeta.errors import bad, require
+from clmeta.registry import Registry
+
+RULES: Registry[type[Rule]] = Registry("rule")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """State and direction of a first-order method; pure, differentiable where its formula is.
+
+    Subclasses give ``slots`` (or ``init``) and ``update``. With ``foreach = True`` a rule
+    promises that it is written in ``clmeta._ops`` alone and so takes lists of tensors too,
+    whose state it overwrites; the optimiser calls other rules tensor by tensor.
+    ``differentiable = False`` marks a direction whose derivative is zero almost everywhere.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ()
+    foreach: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+
+    def init(self, like: Tensor) -> dict[str, Tensor]:
+        """Zero state for a tensor of weights (or of beta), in its shape and dtype."""
+        return {slot: torch.zeros_like(like) for slot in self.slots}
+
+    def update(self, g: Any, state: dict[str, Any], t: Scalar) -> tuple[Any, dict[str, Any]]:
+        """Direction and next state.
+
+        Args:
+            g: gradient, a tensor (or, for ``foreach`` rules, a list of tensors).
+            state: one entry per slot, each in the form of ``g``.
+            t: number of this update, counted from 1; a number or a tensor.
+
+        Returns:
+            ``(u, state)``; u is in the form of ``g``.
+        """
+        bad("rule", type(self).__name__, "define update(self, g, state, t) -> (u, state)")
+
+    def __post_init__(self) -> None:
+        for name in ("rho", "lam", "c"):
+            value = getattr(self, name, 0.0)
+            if not isinstance(value, Tensor):
+                require(0 <= value < 1, name, value, "must lie in [0, 1)")
+        eps = getattr(self, "eps", 0.0)
+        require(eps >= 0, "eps", eps, "must not be negative; the paper's experiments use 1e-10")
+
+
+@RULES.register("sgd")
+@dataclass(frozen=True)
+class SGD(Rule):
+    """u = g."""
+
+    foreach: ClassVar[bool] = True
+
+    def update(self, g: Values, state: dict[str, Values], t: Scalar) -> tuple[Values, dict]:
+        """Direction u = g; no state."""
+        return g, state
+
+
+@RULES.register("sgdm")
+@dataclass(frozen=True)
+class SGDm(Rule):
+    """m <- rho m + (1 - rho) g; u = m.
+
+    Args:
+        rho: momentum.
+        accumulate: m <- rho m + g instead, torch.optim.SGD's convention.
+        stale: u is m *before* this step's gradient, as in the authors' experiment code.
+    """
+
+    rho: float = 0.9
+    accumulate: bool = False
+    stale: bool = False
+    slots: ClassVar[tuple[str, ...]] = ("m",)
+    foreach: ClassVar[bool] = True
+
+    def update(self, g: Values, state: dict[str, Values], t: Scalar) -> tuple[Values, dict]:
+        """Direction m, or the m before this gradient where ``stale``."""
+        old = ops.copy(state["m"]) if self.stale else None
+        move = ops.accumulate if self.accumulate else ops.ema
+        m = move(state["m"], g, self.rho)
+        return (m if old is None else old), {"m": m}
+
+
+@RULES.register("rmsprop")
+@dataclass(frozen=True)
+class RMSprop(Rule):
+    """v <- lam v + (1 - lam) g^2; u = g / sqrt(v_hat + eps), v_hat = v / (1 - lam^t).
+
+    Args:
+        lam: normaliser decay.
+        eps: added inside the root.
+    """
+
+    lam: float = 0.999
+    eps: float = 1e-10
+    slots: ClassVar[tuple[str, ...]] = ("v",)
+    foreach: ClassVar[bool] = True
+
+    def update(self, g: Values, state: dict[str, Values], t: Scalar) -> tuple[Values, dict]:
+        """Direction g / sqrt(v_hat + eps)."""
+        v = ops.ema_of_square(state["v"], g, self.lam)
+        return ops.over_root(g, v, self.eps, 1.0, 1 - self.lam**t), {"v": v}
+
+
+@RULES.register("adamw", about="Adam's direction; weight decay is decoupled, MetaOptimize's own.")
+@RULES.register("adam")
+@dataclass(frozen=True)
+class Adam(Rule):
+    """m <- rho m + (1 - rho) g; v <- lam v + (1 - lam) g^2; u = m_hat / sqrt(v_hat + eps).
+
+    Args:
+        rho: momentum.
+        lam: normaliser decay.
+        eps: added inside the root.
+        accumulate: m <- rho m + g, without bias correction, as in the authors' experiment code;
+            its direction is about 1 / (1 - rho) times larger.
+    """
+
+    rho: float = 0.9
+    lam: float = 0.999
+    eps: float = 1e-10
+    accumulate: bool = False
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
+    foreach: ClassVar[bool] = True
+
+    def update(self, g: Values, state: dict[str, Values], t: Scalar) -> tuple[Values, dict]:
+        """Direction m_hat / sqrt(v_hat + eps)."""
+        move = ops.accumulate if self.accumulate else ops.ema
+        m = move(state["m"], g, self.rho)
+        v = ops.ema_of_square(state["v"], g, self.lam)
+        m_scale = 1.0 if self.accumulate else 1 - self.rho**t
+        return ops.over_root(m, v, self.eps, m_scale, 1 - self.lam**t), {"m": m, "v": v}
+
+
+@RULES.register("lion")
+@dataclass(frozen=True)
+class Lion(Rule):
+    """u = sign(c m + (1 - c) g), then m <- rho m + (1 - rho) g.
+
+    Args:
+        rho: momentum.
+        c: interpolation between momentum and gradient in the direction.
+    """
+
+    rho: float = 0.99
+    c: float = 0.9
+    slots: ClassVar[tuple[str, ...]] = ("m",)
+    foreach: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = False
+
+    def update(self, g: Values, state: dict[str, Values], t: Scalar) -> tuple[Values, dict]:
+        """Direction sign(c m + (1 - c) g) with the old momentum m."""
+        u = ops.sign(ops.mix(state["m"], g, self.c))
+        return u, {"m": ops.ema(state["m"], g, self.rho)}
+
+
+def as_rule(value: str | Rule, argument: str) -> Rule:
+    """A rule from its registered name, with the paper's defaults, or the rule itself."""
+    if isinstance(value, Rule):
+        return value
+    if isinstance(value, type) and issubclass(value, Rule):
+        return value()
+    if not isinstance(value, str):
+        bad(argument, value, f"pass a rule or one of the names {', '.join(RULES.names())}")
+    return RULES.get(value, argument)()
