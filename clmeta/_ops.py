@@ -20,7 +20,7 @@ Values = TypeVar("Values", Tensor, list[Tensor])
 def ema(x: Values, y: Values, decay: Scalar) -> Values:
     """``decay x + (1 - decay) y``; a list ``x`` is overwritten."""
     if isinstance(x, list):
-        torch._foreach_lerp_(x, y, 1 - decay)
+        torch._foreach_lerp_(x, y, 1 - decay)  # type: ignore[arg-type]
         return x
     if isinstance(decay, Tensor):
         return decay * x + (1 - decay) * y
@@ -50,7 +50,7 @@ def accumulate(x: Values, y: Values, decay: Scalar) -> Values:
 def mix(x: Values, y: Values, weight: Scalar) -> Values:
     """``weight x + (1 - weight) y`` as a new value; overwrites nothing."""
     if isinstance(x, list):
-        return torch._foreach_lerp(x, y, 1 - weight)
+        return list(torch._foreach_lerp(x, y, 1 - weight))  # type: ignore[arg-type]
     if isinstance(weight, Tensor):
         return weight * x + (1 - weight) * y
     return torch.lerp(x, y, 1 - weight)
@@ -63,12 +63,12 @@ def copy(x: Values) -> Values:
 
 def divide(x: Values, by: Scalar) -> Values:
     """``x / by`` as a new value."""
-    return torch._foreach_div(x, by) if isinstance(x, list) else x / by
+    return list(torch._foreach_div(x, by)) if isinstance(x, list) else x / by
 
 
 def sign(x: Values) -> Values:
     """The sign of every entry as a new value."""
-    return torch._foreach_sign(x) if isinstance(x, list) else torch.sign(x)
+    return list(torch._foreach_sign(x)) if isinstance(x, list) else torch.sign(x)
 
 
 def over_root(x: Values, v: Values, eps: float, x_scale: Scalar, v_scale: Scalar) -> Values:
@@ -81,5 +81,5 @@ def over_root(x: Values, v: Values, eps: float, x_scale: Scalar, v_scale: Scalar
         denominator = torch._foreach_add(v, eps * v_scale)
         torch._foreach_sqrt_(denominator)
         torch._foreach_mul_(denominator, x_scale / v_scale**0.5)
-        return torch._foreach_div(x, denominator)
+        return list(torch._foreach_div(x, denominator))
     return (x / x_scale) / torch.sqrt(v / v_scale + eps)
