@@ -1,0 +1,148 @@
+"""The path for accelerators and for step sizes per unit or weight: pure, masked on the device.
+
+Every new value is computed from the old ones and written where the update is sound, so nothing is
+read back and a non-finite gradient reaches neither weights nor step sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clmeta._lists import state_dtype, usable_grad
+from clmeta.blocks import fine_shape
+from clmeta.rules import Rule
+
+if TYPE_CHECKING:
+    from clmeta.optimizer import MetaOptimize
+
+META = "meta_"
+
+
+def write(old: Tensor, new: Tensor, ok: Tensor) -> None:
+    """``old <- new`` where ok (0-dim bool on the device)."""
+    old.copy_(torch.where(ok, new.to(old.dtype), old))
+
+
+class MaskedPath:
+    """Steps of all blocks, tensor by tensor, without reading from the device."""
+
+    def __init__(self, optimizer: MetaOptimize, rule: Rule, granularity: str | None) -> None:
+        self.optimizer = optimizer
+        self.rule = rule
+        self.granularity = granularity
+
+    def _state(self, p: Tensor, alpha0: float) -> dict[str, Any]:
+        state = self.optimizer.state[p]
+        dtype = state_dtype(p)
+        meta = self.optimizer.sizes.rule
+        if "step" not in state:
+            like = torch.zeros_like(p, dtype=dtype).detach()
+            state["step"] = torch.zeros((), device=p.device)
+            state.update(self.rule.init(like))
+        elif not isinstance(state["step"], Tensor):  # from a checkpoint made on the CPU
+            state["step"] = torch.tensor(float(state["step"]), device=p.device)
+        if meta is not None and "h" not in state:
+            state["h"] = torch.zeros_like(p, dtype=dtype).detach()
+        if self.granularity and "beta" not in state:
+            shape = fine_shape(p, self.granularity)
+            beta = torch.full(shape, math.log(alpha0), device=p.device, dtype=dtype)
+            state["beta"] = beta
+            if meta is not None:
+                state.update({META + k: v for k, v in meta.init(beta).items()})
+        return state
+
+    def step(self) -> None:
+        """One update of every block with a gradient."""
+        sizes = self.optimizer.sizes
+        device = sizes.beta.device
+        adaptive = sizes.rule is not None
+        z = torch.zeros_like(sizes.beta)
+        fine_z: dict[Tensor, Tensor] = {}
+        active: list[tuple[int, dict[str, Any], list[tuple[Tensor, Tensor, dict[str, Any]]]]] = []
+        for i, group in enumerate(self.optimizer.param_groups):
+            members = [
+                (p, usable_grad(p), self._state(p, group["alpha0"]))
+                for p in group["params"]
+                if p.grad is not None
+            ]
+            if not members:
+                continue
+            for p, g, state in members:
+                product = state["h"] * g if adaptive else g
+                if self.granularity and adaptive:
+                    fine_z[p] = product.sum_to_size(state["beta"].shape)
+                z[i] += product.sum().to(z)
+            active.append((i, group, members))
+        if not active:
+            return
+        ok = torch.isfinite(z).all()
+        self.optimizer.note(z, ~ok)
+        for i, group, members in active:
+            for p, g, state in members:
+                ok_here = ok.to(p.device)
+                alpha = sizes.alpha[i].to(p.device)
+                if self.granularity:
+                    alpha = state["beta"].exp()
+                self._move(p, g, state, alpha, group["gamma"], group["weight_decay"], ok_here)
+                if self.granularity and adaptive:
+                    self._fine_meta(fine_z[p], state, group, ok_here)
+            if self.granularity:
+                self._show(i, members)
+        if adaptive and not self.granularity:
+            keep = torch.zeros(len(sizes), dtype=torch.bool, device=device)
+            if len(active) < len(sizes):
+                for i, *_ in active:
+                    keep[i] = ok
+            else:
+                keep = ok.expand(len(sizes))
+            self.optimizer.meta_update(z, keep)
+
+    def _move(
+        self,
+        p: Tensor,
+        g: Tensor,
+        state: dict[str, Any],
+        alpha: Tensor,
+        gamma: float,
+        kappa: float,
+        ok: Tensor,
+    ) -> None:
+        """dw = -alpha (u + kappa w); w <- w + dw; h <- gamma (1 - alpha kappa) h + dw."""
+        old = {name: state[name] for name in self.rule.slots}
+        t = state["step"] + 1
+        u, new = self.rule.update(g, old, t)
+        w = p.detach()
+        dw = -alpha * (u + kappa * w if kappa else u)
+        write(w, w + dw, ok)
+        if "h" in state:
+            write(state["h"], gamma * (1 - alpha * kappa) * state["h"] + dw, ok)
+        for name in self.rule.slots:
+            write(state[name], new[name], ok)
+        write(state["step"], t, ok)
+
+    def _fine_meta(
+        self, z: Tensor, state: dict[str, Any], group: dict[str, Any], ok: Tensor
+    ) -> None:
+        """The meta update of beta within one tensor; its count is the parameter's own."""
+        rule = self.optimizer.sizes.rule
+        assert rule is not None
+        old = {name: state[META + name] for name in rule.slots}
+        u, new = rule.update(z, old, torch.clamp(state["step"], min=1))
+        low, high = self.optimizer.beta_bounds(group)
+        beta = state["beta"] - group["eta"] * u
+        if low is not None or high is not None:
+            beta = torch.clamp(beta, low, high)
+        write(state["beta"], beta, ok)
+        for name in rule.slots:
+            write(state[META + name], new[name], ok)
+
+    def _show(self, i: int, members: list[tuple[Tensor, Tensor, dict[str, Any]]]) -> None:
+        """The block's alpha for display: the geometric mean of its step sizes."""
+        sizes = self.optimizer.sizes
+        mean = torch.stack([state["beta"].mean() for _, _, state in members]).mean()
+        sizes.beta[i] = mean.to(sizes.beta)
+        sizes.alpha[i] = sizes.beta[i].exp()

@@ -1,0 +1,127 @@
+"""beta, alpha and the meta state of all blocks, as vectors that never leave the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clmeta.errors import NonFiniteError
+from clmeta.rules import Rule
+
+NEVER = -1
+
+
+class StepSizes:
+    """Step sizes alpha = exp(beta) of B blocks and the meta update that moves beta.
+
+    Attributes:
+        beta: (B,) log step sizes.
+        alpha: (B,) ``exp(beta)``, always current and updated in place, so views of it are too.
+        state: the meta rule's state, each entry (B,).
+        t: (B,) number of meta updates made, by block.
+        calls, withheld, first_withheld: 0-dim counts of optimiser steps, of updates withheld
+            for non-finite values, and the step of the first one (-1: none).
+        culprits: (B,) blocks whose meta-gradient was not finite at the first one.
+    """
+
+    VECTORS = ("beta", "t", "culprits")
+    COUNTS = ("calls", "withheld", "first_withheld")
+
+    def __init__(self, rule: Rule | None, device: torch.device, dtype: torch.dtype) -> None:
+        self.rule = rule
+        self.beta = torch.empty(0, device=device, dtype=dtype)
+        self.alpha = self.beta.clone()
+        self.t = torch.empty(0, device=device, dtype=torch.float32)
+        self.culprits = torch.empty(0, device=device, dtype=torch.bool)
+        self.state: dict[str, Tensor] = rule.init(self.beta) if rule else {}
+        self.calls = torch.zeros((), device=device, dtype=torch.int64)
+        self.withheld = self.calls.clone()
+        self.first_withheld = torch.full_like(self.calls, NEVER)
+
+    def __len__(self) -> int:
+        return self.beta.numel()
+
+    def add_block(self, alpha0: float) -> None:
+        """Append a block whose step size starts at alpha0."""
+        new = self.beta.new_full((1,), math.log(alpha0))
+        self.beta = torch.cat([self.beta, new])
+        self.alpha = self.beta.exp()
+        self.t = torch.cat([self.t, self.t.new_zeros(1)])
+        self.culprits = torch.cat([self.culprits, self.culprits.new_zeros(1)])
+        if self.rule is not None:
+            fresh = self.rule.init(new)
+            self.state = {k: torch.cat([v, fresh[k]]) for k, v in self.state.items()}
+
+    def update(
+        self,
+        z: Tensor,
+        eta: float | Tensor,
+        low: Tensor | float | None,
+        high: Tensor | float | None,
+        keep: Tensor | None,
+    ) -> None:
+        """One meta update: ``beta <- beta - eta u(z)``, clamped to [low, high] (Sec. 3, eq. 7).
+
+        Args:
+            z: (B,) meta-gradients.
+            eta: meta step size, one or (B,).
+            low, high: bounds of beta, or None.
+            keep: (B,) bool, the blocks to update; None for all of them.
+        """
+        if self.rule is None:
+            return
+        t = self.t + 1
+        u, state = self.rule.update(z, self.state, t)
+        beta = self.beta - eta * u
+        if low is not None or high is not None:
+            beta = torch.clamp(beta, low, high)  # type: ignore[arg-type]
+        if keep is None:
+            self.state, self.t = state, t
+            self.beta = beta
+        else:
+            self.state = {k: torch.where(keep, new, self.state[k]) for k, new in state.items()}
+            self.t = torch.where(keep, t, self.t)
+            self.beta = torch.where(keep, beta, self.beta)
+        torch.exp(self.beta, out=self.alpha)
+
+    def note_withheld(self, z: Tensor, bad: Tensor | bool) -> None:
+        """Count a withheld update and keep where the first one happened; no synchronisation."""
+        if isinstance(bad, bool):
+            bad = torch.tensor(bad, device=z.device)
+        first = bad & (self.first_withheld == NEVER)
+        self.withheld += bad
+        self.first_withheld.copy_(torch.where(first, self.calls - 1, self.first_withheld))
+        self.culprits.copy_(torch.where(first, ~torch.isfinite(z), self.culprits))
+
+    def check_finite(self, names: Sequence[str]) -> None:
+        """Raise NonFiniteError if an update was withheld; reads from the device."""
+        step = int(self.first_withheld)
+        if step == NEVER:
+            return
+        blocks = [name for name, bad in zip(names, self.culprits.tolist(), strict=True) if bad]
+        raise NonFiniteError(
+            f"step {step}: gradient or meta-gradient not finite in block "
+            f"{', '.join(repr(b) for b in blocks)}; the update was withheld "
+            f"({int(self.withheld)} in all). Lower alpha0 or eta, bound step sizes with alpha_max, "
+            "clip gradients, or pass nonfinite='skip' to skip and count such steps"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors only, all copies."""
+        out: dict[str, Any] = {k: getattr(self, k).clone() for k in self.VECTORS + self.COUNTS}
+        out["state"] = {k: v.clone() for k, v in self.state.items()}
+        return out
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over copies of the saved tensors, on this object's device."""
+        for key in self.VECTORS + self.COUNTS:
+            mine = getattr(self, key)
+            setattr(self, key, saved[key].to(device=mine.device, dtype=mine.dtype, copy=True))
+        self.alpha = self.beta.exp()
+        self.state = {
+            k: v.to(device=self.beta.device, copy=True) for k, v in saved["state"].items()
+        }

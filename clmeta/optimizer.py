@@ -1,0 +1,309 @@
+"""MetaOptimize as a torch optimiser: the Hessian-free algorithm of the paper's experiments."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clmeta._groups import make_groups
+from clmeta._lists import ListPath, state_dtype
+from clmeta._masked import MaskedPath
+from clmeta._stepsizes import StepSizes
+from clmeta._wrapped import WrappedPath
+from clmeta.blocks import FINE, Blocks
+from clmeta.errors import bad, require
+from clmeta.rules import Rule, as_rule
+
+#: Default bounds of step sizes per unit or weight, relative to alpha0; unbounded ones diverge.
+FINE_BOUNDS = (1e-4, 1e2)
+NUMBERS = ("alpha0", "eta", "gamma", "weight_decay")
+NONFINITE = ("raise", "skip")
+
+
+def check_numbers(values: dict[str, Any]) -> None:
+    """Raise BadArgument for an impossible alpha0, eta, gamma or weight_decay."""
+    alpha0, eta, gamma, kappa = (values[name] for name in NUMBERS)
+    for name in NUMBERS:
+        value = values[name]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        require(number and math.isfinite(value), name, value, "must be a finite number")
+    require(alpha0 > 0, "alpha0", alpha0, "a step size is positive; try 1e-4")
+    require(eta >= 0, "eta", eta, "must not be negative; the paper uses 1e-3")
+    require(0 <= gamma <= 1, "gamma", gamma, "must lie in [0, 1]; 1 if stationary, else 0.999")
+    require(kappa >= 0, "weight_decay", kappa, "must not be negative; 0 for none")
+
+
+class MetaOptimize(torch.optim.Optimizer):
+    r"""Any first-order optimiser with step sizes that are learned while it runs.
+
+    Per step, with u the base direction, kappa the decoupled weight decay, alpha = exp(beta)
+    (Algorithm 3 of Sharifnassab, Salehkaleybar, Sutton 2025; equations.md, section 4)::
+
+        z     = <h, g>  summed over the block
+        dw    = -alpha (u + kappa w)
+        w    <- w + dw
+        h    <- gamma (1 - alpha kappa) h + dw
+        beta <- meta_update(beta, z)
+
+    Args:
+        params: ``model.parameters()``, ``model.named_parameters()`` or a list of groups. Groups
+            may set ``name``, ``alpha0``, ``eta``, ``gamma`` and ``weight_decay``; blocks are
+            formed within each group.
+        base: base update: a rule's name (``"sgd"``, ``"sgdm"``, ``"rmsprop"``, ``"adamw"``,
+            ``"lion"``), a ``clmeta.rules.Rule``, or any torch optimiser, as a class or a function
+            of its parameters (``functools.partial(torch.optim.AdamW, fused=True)``).
+        meta: meta update of beta: a rule's name, a rule, or ``"none"`` for fixed step sizes.
+        blocks: ``"scalar"``, ``"layer"``, ``"tensor"``, ``"head"`` (the paper's two blocks: the
+            last layer and the rest), ``"node"`` (a step size per unit), ``"weight"``, or a mapping
+            from block name to parameter-name prefixes. All but the first, ``"tensor"``, ``"node"``
+            and ``"weight"`` need ``named_parameters()``.
+        alpha0: initial step size, best one or two orders of magnitude below a good fixed one.
+        eta: meta step size.
+        gamma: discount, in [0, 1]; 1 for stationary problems, 0.999 for non-stationary ones.
+        weight_decay: kappa, decoupled.
+        alpha_min, alpha_max: bounds of every step size, or None. For ``"node"`` and ``"weight"``
+            None means 1e-4 and 1e2 times alpha0; pass 0 and ``math.inf`` for none.
+        nonfinite: what a withheld update does. A gradient or meta-gradient that is not finite
+            never reaches weights or step sizes. ``"raise"``: an error at the next point where
+            values are read (``step_sizes``, ``check_finite``, ``state_dict``); ``"skip"``: the
+            step is skipped and counted in ``withheld``.
+
+    Raises:
+        BadArgument: naming the argument, its value and the mend.
+
+    One block is one parameter group, with a ``name``; ``group["lr"]`` is a view of its alpha.
+    Memory beside the base's state: one number per weight (the trace h).
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        base: str | Rule | Callable[..., torch.optim.Optimizer] = "adamw",
+        meta: str | Rule = "adam",
+        blocks: Blocks = "scalar",
+        *,
+        alpha0: float = 1e-4,
+        eta: float = 1e-3,
+        gamma: float = 1.0,
+        weight_decay: float = 0.0,
+        alpha_min: float | None = None,
+        alpha_max: float | None = None,
+        nonfinite: str = "raise",
+    ) -> None:
+        numbers = {"alpha0": alpha0, "eta": eta, "gamma": gamma, "weight_decay": weight_decay}
+        check_numbers(numbers)
+        require(nonfinite in NONFINITE, "nonfinite", nonfinite, f"must be one of {NONFINITE}")
+        self.granularity = blocks if isinstance(blocks, str) and blocks in FINE else None
+        self.bounds = self._check_bounds(alpha0, alpha_min, alpha_max)
+        self.nonfinite = nonfinite
+        meta_rule = None if isinstance(meta, str) and meta == "none" else as_rule(meta, "meta")
+        base_is_rule = isinstance(base, str | Rule) or (
+            isinstance(base, type) and issubclass(base, Rule)
+        )
+        rule = as_rule(base, "base") if base_is_rule else None  # type: ignore[arg-type]
+        if rule is None and not callable(base):
+            bad("base", base, "pass a rule, its name, or a torch optimiser class")
+        if rule is None and self.granularity:
+            bad("blocks", blocks, "a wrapped torch optimiser has one lr per block; pass a rule")
+        groups = make_groups(params, blocks)
+        first = groups[0]["params"][0]
+        dtype = torch.float64 if state_dtype(first) == torch.float64 else torch.float32
+        self.sizes = StepSizes(meta_rule, first.device, dtype)
+        self._config = {
+            "base": repr(rule) if rule else getattr(base, "__name__", type(base).__name__),
+            "meta": repr(meta_rule) if meta_rule else "none",
+            "granularity": str(self.granularity),
+        }
+        super().__init__(groups, dict(numbers))
+        # Tools that build a second optimiser from `defaults` get the same one.
+        self.defaults.update(
+            base=base,
+            meta=meta,
+            blocks=blocks,
+            alpha_min=alpha_min,
+            alpha_max=alpha_max,
+            nonfinite=nonfinite,
+        )
+        self._path: ListPath | MaskedPath | WrappedPath
+        if rule is None:
+            self._path = WrappedPath(self, base)
+        elif first.device.type == "cpu" and not self.granularity:
+            self._path = ListPath(self, rule)
+        else:
+            self._path = MaskedPath(self, rule, self.granularity)
+
+    def _check_bounds(
+        self, alpha0: float, low: float | None, high: float | None
+    ) -> tuple[float | None, float | None]:
+        if self.granularity:
+            low = alpha0 * FINE_BOUNDS[0] if low is None else low
+            high = alpha0 * FINE_BOUNDS[1] if high is None else high
+        require(low is None or low >= 0, "alpha_min", low, "must not be negative")
+        require(
+            high is None or high > (low or 0), "alpha_max", high, f"must exceed alpha_min={low}"
+        )
+        require((low or 0) <= alpha0, "alpha_min", low, f"must not exceed alpha0={alpha0}")
+        require(high is None or alpha0 <= high, "alpha_max", high, f"must be >= alpha0={alpha0}")
+        return low, high
+
+    def beta_bounds(self, group: dict[str, Any]) -> tuple[float | None, float | None]:
+        """Bounds of beta = log alpha."""
+        low, high = self.bounds
+        return (
+            math.log(low) if low else None,
+            math.log(high) if high is not None and math.isfinite(high) else None,
+        )
+
+    # ---- reading -------------------------------------------------------------------------
+
+    @property
+    def block_names(self) -> list[str]:
+        """Names of the blocks, in the order of the groups."""
+        return [group["name"] for group in self.param_groups]
+
+    @property
+    def alpha(self) -> Tensor:
+        """(B,) step sizes that the next step will use; a view that ``step`` updates in place.
+
+        For ``"node"`` and ``"weight"`` it holds each block's geometric mean.
+        """
+        return self.sizes.alpha
+
+    @property
+    def withheld(self) -> int:
+        """Number of updates withheld for non-finite values; reads from the device."""
+        return int(self.sizes.withheld)
+
+    def step_sizes(self) -> dict[str, float]:
+        """Block name to alpha (geometric mean within ``"node"`` and ``"weight"`` blocks).
+
+        Raises:
+            NonFiniteError: if an update was withheld, unless ``nonfinite="skip"``.
+        """
+        self.check_finite()
+        return dict(zip(self.block_names, self.sizes.alpha.tolist(), strict=True))
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteError, naming step and block, if an update was withheld."""
+        if self.nonfinite == "raise":
+            self.sizes.check_finite(self.block_names)
+
+    # ---- stepping ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One update of weights and step sizes; returns the closure's loss, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.sizes.calls += 1
+        self._path.step()
+        return loss
+
+    def withhold(self, z: Tensor) -> None:
+        """Note on the host that this step's update is withheld."""
+        self.sizes.note_withheld(z, True)
+
+    def note(self, z: Tensor, bad_step: Tensor) -> None:
+        """Note on the device whether this step's update is withheld."""
+        self.sizes.note_withheld(z, bad_step)
+
+    def meta_update(self, z: Tensor, keep: Tensor | None) -> None:
+        """Move beta of all blocks (or those to keep) by the meta rule."""
+        etas = {group["eta"] for group in self.param_groups}
+        eta: float | Tensor = (
+            etas.pop()
+            if len(etas) == 1
+            else z.new_tensor([group["eta"] for group in self.param_groups])
+        )
+        self.sizes.update(z, eta, *self.beta_bounds(self.param_groups[0]), keep)
+
+    # ---- groups, saving and loading --------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a block; it starts at the group's ``alpha0`` with a name of its own."""
+        group = dict(param_group)
+        if "lr" in group:
+            bad("lr", group["lr"], "a block's first step size is called alpha0")
+        check_numbers({name: group.get(name, self.defaults[name]) for name in NUMBERS})
+        name = group.setdefault("name", f"group{len(self.param_groups)}")
+        require(name not in self.block_names, "name", name, "a block has this name; choose another")
+        defaults, self.defaults = self.defaults, {n: self.defaults[n] for n in NUMBERS}
+        try:
+            super().add_param_group(group)
+        finally:
+            self.defaults = defaults
+        self.sizes.add_block(self.param_groups[-1]["alpha0"])
+        self._bind()
+
+    def _bind(self) -> None:
+        """Make every ``group["lr"]`` a view of its alpha."""
+        for i, group in enumerate(self.param_groups):
+            group["lr"] = self.sizes.alpha[i]
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's ``state`` and ``param_groups``, and ``meta``: step sizes and meta state.
+
+        Holds tensors, numbers and strings only: ``torch.load(weights_only=True)`` reads it.
+
+        Raises:
+            NonFiniteError: if an update was withheld, unless ``nonfinite="skip"``.
+        """
+        self.check_finite()
+        saved = super().state_dict()
+        saved["param_groups"] = [
+            {**group, "lr": group["lr"].clone()} for group in saved["param_groups"]
+        ]
+        saved["meta"] = {**self.sizes.state_dict(), "config": dict(self._config)}
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue bit for bit from what ``state_dict`` gave.
+
+        Raises:
+            BadArgument: if it is another optimiser's, has other blocks, or other rules.
+        """
+        if "meta" not in state_dict:
+            bad("state_dict", sorted(state_dict), "has no 'meta'; it is not MetaOptimize's")
+        names = [group.get("name") for group in state_dict["param_groups"]]
+        if names != self.block_names:
+            bad("state_dict", names, f"has other blocks than this optimiser's {self.block_names}")
+        config = state_dict["meta"]["config"]
+        for key, mine in self._config.items():
+            if config[key] != mine:
+                bad(f"state_dict {key}", config[key], f"this optimiser has {mine}; make it alike")
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "meta"})
+        self._restore_precision(state_dict)
+        self.sizes.load_state_dict(state_dict["meta"])
+        self._bind()
+
+    def _restore_precision(self, saved: dict[str, Any]) -> None:
+        """Undo torch's cast of state to the weights' dtype, which would round a float32 trace."""
+        ids = [i for group in saved["param_groups"] for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for i, p in zip(ids, params, strict=True):
+            for key, value in saved["state"].get(i, {}).items():
+                if isinstance(value, Tensor) and value.dtype != self.state[p][key].dtype:
+                    self.state[p][key] = value.to(device=p.device, copy=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        mine = ("sizes", "granularity", "bounds", "nonfinite", "_config", "_path")
+        state = dict(super().__getstate__())
+        state.update({key: self.__dict__[key] for key in mine})
+        path = copy.copy(self._path)
+        if isinstance(path, ListPath):  # views of weights: made again at the next step
+            path.slots, path.blocks = {}, {}
+        state["_path"] = path
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_path" in state:
+            self._path.optimizer = self
+            self._bind()
