@@ -1,0 +1,208 @@
+"""The ordinary PyTorch loop over a stream: predict, learn, record; no framework between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clmeta.errors import bad
+
+if TYPE_CHECKING:
+    from clmeta.recorder import Recorder
+    from clmeta.streams import Stream
+
+#: Seconds between two reports of progress.
+REPORT_EVERY = 0.25
+#: Test images per forward pass.
+TEST_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an online run stands.
+
+    Attributes:
+        step: steps done.
+        steps: steps in all.
+        task: index of the current task, from 0.
+        accuracy: online accuracy over all steps so far, a share in [0, 1].
+        alpha: current step sizes, block name to number.
+    """
+
+    step: int
+    steps: int
+    task: int
+    accuracy: float
+    alpha: dict[str, float]
+
+
+@dataclass(frozen=True)
+class OnlineResult:
+    """What an online run comes to.
+
+    Attributes:
+        steps: steps done.
+        accuracy: share of all samples that were predicted right before they were learnt from.
+        task_accuracy: the same within each task.
+        test_accuracy: on each task's test set at the task's end; empty if not measured.
+    """
+
+    steps: int
+    accuracy: float
+    task_accuracy: list[float]
+    test_accuracy: list[float]
+
+
+OnProgress = Callable[[Progress], object]
+
+
+def learn_online(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stream: Stream,
+    *,
+    recorder: Recorder | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    on_progress: OnProgress | None = None,
+    evaluate: bool = True,
+) -> OnlineResult:
+    """Learn from a stream once, in its order, telling the learner nothing about tasks.
+
+    Equal to::
+
+        for x, y, task, step in stream:
+            output = model(x)
+            optimizer.zero_grad()
+            loss(output, y).backward()
+            optimizer.step()
+
+    Nothing is read back from the device between reports of progress and ends of tasks.
+
+    Args:
+        model: maps float32 (batch, C, H, W) to logits (batch, n_classes).
+        optimizer: over the model's parameters; never reset.
+        stream: yields ``x, y, task, step``.
+        recorder: gets loss, correctness and step sizes of every step, and every task's end.
+        loss: mean loss of a batch from logits and labels.
+        on_progress: called about four times a second, and at the end.
+        evaluate: measure test accuracy at the end of each task.
+
+    Raises:
+        NonFiniteError: at the end of a task, if the optimiser withheld an update.
+    """
+    model.train()
+    tally = _Tally(stream, optimizer, on_progress)
+    current = 0
+    test_accuracy: list[float] = []
+
+    def end_task() -> None:
+        check = getattr(optimizer, "check_finite", None)
+        score = float("nan")
+        if check is not None:
+            check()
+        if evaluate:
+            score = accuracy(model, *stream.test_set(current))
+            test_accuracy.append(score)
+        if recorder is not None:
+            recorder.end_task(current, score)
+        tally.end_task()
+
+    for x, y, task, _ in stream:
+        if task != current:
+            end_task()
+            current = task
+        output = model(x)
+        value = loss(output, y)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        hits = output.detach().argmax(1).eq(y)
+        if recorder is None:
+            optimizer.step()
+        else:
+            recorder.before_step(optimizer)
+            optimizer.step()
+            recorder.record(task, value, hits if len(y) == 1 else hits.float().mean())
+        tally.add(hits, len(y), task)
+    end_task()
+    tally.report(current)
+    shares = tally.shares
+    return OnlineResult(tally.steps, tally.accuracy(), shares, test_accuracy)
+
+
+class _Tally:
+    """Counts right predictions on the device and reports now and then."""
+
+    def __init__(
+        self, stream: Stream, optimizer: torch.optim.Optimizer, on_progress: OnProgress | None
+    ) -> None:
+        self.total = len(stream)
+        self.optimizer = optimizer
+        self.on_progress = on_progress
+        self.steps = self.samples = self.task_samples = 0
+        self.right = self.task_right = 0
+        self.pending: list[Tensor] = []
+        self.shares: list[float] = []
+        self.due = time.monotonic() + REPORT_EVERY if on_progress else float("inf")
+
+    def add(self, hits: Tensor, samples: int, task: int) -> None:
+        self.pending.append(hits)
+        self.steps += 1
+        self.samples += samples
+        self.task_samples += samples
+        if len(self.pending) >= 10_000:
+            self._count()
+        if time.monotonic() >= self.due:
+            self.report(task)
+
+    def _count(self) -> None:
+        if self.pending:
+            right = int(torch.cat(self.pending).sum())
+            self.right += right
+            self.task_right += right
+            self.pending.clear()
+
+    def accuracy(self) -> float:
+        self._count()
+        return self.right / self.samples if self.samples else float("nan")
+
+    def end_task(self) -> None:
+        self._count()
+        self.shares.append(self.task_right / self.task_samples)
+        self.task_right = self.task_samples = 0
+
+    def report(self, task: int) -> None:
+        if self.on_progress is not None:
+            alpha = step_sizes(self.optimizer)
+            self.on_progress(Progress(self.steps, self.total, task, self.accuracy(), alpha))
+            self.due = time.monotonic() + REPORT_EVERY
+
+
+def step_sizes(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Block name to step size, of MetaOptimize or any torch optimiser (a block per group)."""
+    named = getattr(optimizer, "step_sizes", None)
+    if named is not None:
+        return dict(named())
+    groups = optimizer.param_groups
+    return {str(g.get("name", f"group{i}")): float(g["lr"]) for i, g in enumerate(groups)}
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Share of ``x`` (N, C, H, W) that the model, in evaluation mode, labels as ``y`` (N,)."""
+    if len(y) == 0:
+        bad("y", tuple(y.shape), "the test set is empty; give at least one image")
+    was_training = model.training
+    model.eval()
+    right: Any = 0
+    try:
+        for images, labels in zip(x.split(TEST_BATCH), y.split(TEST_BATCH), strict=True):
+            right = right + model(images).argmax(1).eq(labels).sum()
+    finally:
+        model.train(was_training)
+    return float(right) / len(y)
