@@ -66,6 +66,8 @@ def describe_environment() -> dict[str, Any]:
     """Versions, platform, processors, devices, git revisions, command line and UTC time."""
     import torch
 
+    versions = {package: _version(package) for package in PACKAGES}
+    versions["torch"] = str(torch.__version__)  # names the build too, as in 2.6.0+cu124
     devices = []
     if torch.cuda.is_available():
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -73,7 +75,7 @@ def describe_environment() -> dict[str, Any]:
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": versions,
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cpu_count": os.cpu_count(),

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from types import TracebackType
@@ -16,19 +17,20 @@ import torch
 from torch import Tensor
 
 from clmeta.environment import describe_environment
-from clmeta.errors import ClmetaError, NonFiniteError, require
-from clmeta.runfolder import RunFolder, as_json, write_atomically
+from clmeta.errors import ClmetaError, NonFiniteError, RunFolderError, bad, require
+from clmeta.rows import (
+    TaskTotals,
+    added,
+    as_array,
+    kept_number,
+    kept_vector,
+    null_if_nan,
+    write_table,
+)
+from clmeta.runfolder import RunFolder, as_json
 
 Number = float | bool | Tensor
 Row = tuple[int, Any, Any, Any]
-
-
-@dataclass
-class _TaskTotals:
-    first_step: int
-    steps: int = 0
-    correct: float = 0.0
-    test_accuracy: float = math.nan
 
 
 @dataclass
@@ -42,7 +44,7 @@ class _Part:
     number: int = 0
     first_step: int = 0
     rows: list[Row] = field(default_factory=list)
-    tasks: dict[int, _TaskTotals] = field(default_factory=dict)
+    tasks: dict[int, TaskTotals] = field(default_factory=dict)
 
 
 class Recorder:
@@ -112,8 +114,8 @@ class Recorder:
         self._optimizer = optimizer
         alpha = getattr(optimizer, "alpha", None)
         if alpha is None:
-            alpha = torch.tensor([float(group["lr"]) for group in optimizer.param_groups])
-        self._alpha_before = alpha.clone()
+            alpha = [group["lr"] for group in optimizer.param_groups]
+        self._alpha_before = kept_vector(alpha)
 
     def record(
         self,
@@ -132,26 +134,24 @@ class Recorder:
                 `before_step`.
 
         Raises:
-            BadArgument: if ``alpha`` does not have one value a block.
+            BadArgument: if ``alpha`` does not have one value a block, or a value is no number.
             RunFolderError: if a part cannot be written; its rows stay in memory, and `flush` tries
-                again.
+                again. Also if the recorder is closed.
             NonFiniteError: after a part was written, if it holds a step size that is not finite or
                 the optimiser withheld an update.
         """
-        if alpha is None:
-            alpha, self._alpha_before = self._alpha_before, None
-            require(alpha is not None, "alpha", None, "pass alpha or call before_step first")
-        elif isinstance(alpha, Tensor):
-            alpha = alpha.detach().clone()  # the optimiser changes it in place
-        if isinstance(loss, Tensor):
-            loss = loss.detach().clone()
-        if isinstance(correct, Tensor):
-            correct = correct.clone()
-        size = alpha.numel() if isinstance(alpha, Tensor) else np.size(alpha)
-        if size != self._n_blocks:
-            require(False, "alpha", alpha, f"must have {self._n_blocks} values, one a block")
+        if self._closed:
+            raise RunFolderError(f"{self.folder.path} is closed: record into a new Recorder")
+        if alpha is not None:
+            kept = kept_vector(alpha)
+        elif self._alpha_before is not None:
+            kept, self._alpha_before = self._alpha_before, None
+        else:
+            bad("alpha", None, "pass alpha or call before_step first")
+        if len(kept) != self._n_blocks:
+            bad("alpha", kept, f"must have {self._n_blocks} values, one a block")
         part = self._part
-        part.rows.append((task, loss, correct, alpha))
+        part.rows.append((task, kept_number("loss", loss), kept_number("correct", correct), kept))
         if len(part.rows) >= self._part_steps:
             self.flush()
 
@@ -177,8 +177,7 @@ class Recorder:
                 self._part.tasks[task].test_accuracy = accuracy
                 self._write_tasks()
         require(known, "task", task, "record at least one step of the task before it ends")
-        totals = self._part.tasks[task]
-        return totals.correct / totals.steps
+        return self._part.tasks[task].accuracy
 
     def flush(self) -> None:
         """Write the steps recorded since the last part as a part of their own."""
@@ -187,9 +186,9 @@ class Recorder:
             return
         columns = self._columns(part)
         path = self.folder.trajectory / f"part-{part.number:05d}.parquet"
-        _write_table(path, columns)
+        write_table(path, columns)
         steps = part.first_step + len(part.rows)
-        self._part = _Part(part.number + 1, steps, [], _added(part.tasks, columns))
+        self._part = _Part(part.number + 1, steps, [], added(part.tasks, columns))
         self._check_finite(columns)
 
     def close(self, summary: dict[str, Any] | None = None) -> None:
@@ -204,7 +203,7 @@ class Recorder:
         """
         if self._closed:
             return
-        given = {key: _null_if_nan(value) for key, value in (summary or {}).items()}
+        given = {key: null_if_nan(value) for key, value in (summary or {}).items()}
         as_json("summary", given)
         self.flush()
         self._write_tasks()
@@ -213,7 +212,7 @@ class Recorder:
         facts = {
             "steps": self.steps,
             "tasks": len(totals),
-            "cumulative_accuracy": _null_if_nan(correct / self.steps if self.steps else math.nan),
+            "cumulative_accuracy": null_if_nan(correct / self.steps if self.steps else math.nan),
             "seconds": round(time.monotonic() - self._started, 3),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
@@ -234,24 +233,23 @@ class Recorder:
             self.close()
         elif not self._closed:
             try:
-                self.flush()
-                self._write_tasks()
-            except ClmetaError:
-                pass  # the error on its way out says more
+                with suppress(ClmetaError):  # the error on its way out says more
+                    self.flush()
+                with suppress(ClmetaError):
+                    self._write_tasks()
             finally:
                 self._closed = True
                 self.folder.release()
 
     def _columns(self, part: _Part) -> dict[str, np.ndarray]:
-        columns: dict[str, np.ndarray]
         task, loss, correct, alpha = zip(*part.rows, strict=True)
         count = len(part.rows)
-        values = _as_array(alpha, self._n_blocks)
-        columns = {
+        values = as_array(alpha, self._n_blocks)
+        columns: dict[str, np.ndarray] = {
             "step": np.arange(part.first_step, part.first_step + count, dtype=np.int64),
             "task": np.asarray(task, dtype=np.int32),
-            "loss": _as_array(loss, 1)[:, 0],
-            "correct": _as_array(correct, 1)[:, 0],
+            "loss": as_array(loss, 1).reshape(count),
+            "correct": as_array(correct, 1).reshape(count),
         }
         for index, name in enumerate(self.block_names):
             columns[f"alpha.{name}"] = np.ascontiguousarray(values[:, index])
@@ -268,54 +266,12 @@ class Recorder:
                 raise NonFiniteError(f"step {step}: the step size of block {name!r} is not finite")
 
     def _write_tasks(self) -> None:
-        tasks = sorted(self._part.tasks.items())
-        rows = [
-            (task, t.first_step, t.steps, t.correct / t.steps, t.test_accuracy) for task, t in tasks
-        ]
-        types = {
-            "task": np.int32,
-            "first_step": np.int64,
-            "steps": np.int64,
-            "online_accuracy": np.float64,
-            "test_accuracy": np.float64,
+        names, totals = sorted(self._part.tasks), self._part.tasks
+        columns: dict[str, np.ndarray] = {
+            "task": np.array(names, np.int32),
+            "first_step": np.array([totals[task].first_step for task in names], np.int64),
+            "steps": np.array([totals[task].steps for task in names], np.int64),
+            "online_accuracy": np.array([totals[task].accuracy for task in names], np.float64),
+            "test_accuracy": np.array([totals[task].test_accuracy for task in names], np.float64),
         }
-        columns = zip(*rows, strict=True) if rows else [()] * len(types)
-        table = {
-            name: np.array(column, dtype=kind)
-            for (name, kind), column in zip(types.items(), columns, strict=True)
-        }
-        _write_table(self.folder.tasks_file, table)
-
-
-def _null_if_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _as_array(values: tuple[Any, ...], width: int) -> np.ndarray:
-    """Float32 array (len(values), width) from tensors, numbers or sequences."""
-    first = values[0]
-    if all(isinstance(value, Tensor) and value.shape == first.shape for value in values):
-        stacked = torch.stack(values).detach()
-        return stacked.reshape(len(values), width).float().cpu().numpy()
-    listed = [value.tolist() if isinstance(value, Tensor) else value for value in values]
-    return np.array([np.reshape(value, width) for value in listed], dtype=np.float32)
-
-
-def _added(tasks: dict[int, _TaskTotals], columns: dict[str, np.ndarray]) -> dict[int, _TaskTotals]:
-    """The totals per task with a part's steps added."""
-    result = {task: _TaskTotals(**vars(totals)) for task, totals in tasks.items()}
-    for task in np.unique(columns["task"]):
-        chosen = columns["task"] == task
-        first = int(columns["step"][int(np.argmax(chosen))])
-        totals = result.setdefault(int(task), _TaskTotals(first))
-        totals.steps += int(chosen.sum())
-        totals.correct += float(columns["correct"][chosen].sum(dtype=np.float64))
-    return result
-
-
-def _write_table(path: Any, columns: dict[str, np.ndarray]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.table(columns)
-    write_atomically(path, lambda file: pq.write_table(table, file, use_dictionary=["task"]))
+        write_table(self.folder.tasks_file, columns)

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,7 +102,7 @@ class RunFolder:
         self.trajectory = self.path / "trajectory"
         self.tasks_file = self.path / "tasks.parquet"
         self.summary_file = self.path / "summary.json"
-        self._lock: IO[str] | None = None
+        self._unlock: Callable[[], object] | None = None
 
     @property
     def finished(self) -> bool:
@@ -186,20 +187,20 @@ class RunFolder:
 
     def _hold(self) -> None:
         """Lock the folder for this process; the lock ends with the process, however it ends."""
-        lock = open(self.path / ".lock", "a", encoding="utf-8")  # noqa: SIM115 (held open)
+        lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        self.release()
+        self._unlock = weakref.finalize(self, os.close, lock)
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            lock.close()
             raise RunFolderError(
                 f"{self.path} is being written by another process: choose another folder"
             ) from None
         except OSError:
             pass  # a file system without locks
-        self._lock = lock
 
     def release(self) -> None:
         """Let other processes write to the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None

@@ -1,0 +1,334 @@
+"""A run folder holds every step recorded, whatever happens to the process or the disk."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clmeta.errors import BadArgument, NonFiniteError, RunFolderError
+from clmeta.recorder import Recorder
+from clmeta.runfolder import RunFolder
+
+CONFIG = {"stream": {"name": "permuted_inputs", "tasks": 2}, "alpha0": 1e-4, "seed": 3}
+
+
+def record_steps(recorder: Recorder, steps: int, task: int = 0, start: int = 0) -> None:
+    for i in range(start, start + steps):
+        recorder.record(task, 1.0 / (i + 1), float(i % 2), [1e-3 + i, 2e-3])
+
+
+def test_pandas_reads_the_trajectory_with_nothing_of_ours(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "run", ["body", "head"], config=CONFIG, part_steps=4) as recorder:
+        record_steps(recorder, 10)
+    frame = pd.read_parquet(tmp_path / "run" / "trajectory")
+    assert {name: str(kind) for name, kind in frame.dtypes.items()} == {
+        "step": "int64",
+        "task": "int32",
+        "loss": "float32",
+        "correct": "float32",
+        "alpha.body": "float32",
+        "alpha.head": "float32",
+    }
+    assert frame["step"].tolist() == list(range(10))
+    np.testing.assert_array_equal(frame["alpha.body"], np.float32([1e-3 + i for i in range(10)]))
+    np.testing.assert_array_equal(frame["loss"], np.float32([1 / (i + 1) for i in range(10)]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    part_steps=st.integers(1, 9),
+    tasks=st.lists(st.integers(1, 8), min_size=1, max_size=4),
+    values=st.randoms(use_true_random=False),
+)
+def test_parts_put_together_are_what_was_recorded(part_steps, tasks, values) -> None:
+    rows = [
+        (task, values.random(), values.random() < 0.5, (values.random(), values.random()))
+        for task, steps in enumerate(tasks)
+        for _ in range(steps)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        with Recorder(folder, ["a", "b"], config={}, part_steps=part_steps) as recorder:
+            for task, loss, correct, alpha in rows:
+                recorder.record(task, loss, correct, alpha)
+        read = pd.read_parquet(Path(folder) / "trajectory")
+        per_task = pd.read_parquet(Path(folder) / "tasks.parquet")
+    assert read["step"].tolist() == list(range(len(rows)))
+    assert read["task"].tolist() == [row[0] for row in rows]
+    np.testing.assert_array_equal(read["loss"], np.float32([row[1] for row in rows]))
+    np.testing.assert_array_equal(read["correct"], np.float32([row[2] for row in rows]))
+    np.testing.assert_array_equal(read[["alpha.a", "alpha.b"]], np.float32([r[3] for r in rows]))
+    assert per_task["steps"].tolist() == tasks
+    assert per_task["first_step"].tolist() == [sum(tasks[:i]) for i in range(len(tasks))]
+    expected = read.groupby("task")["correct"].mean()
+    np.testing.assert_allclose(per_task["online_accuracy"], expected, rtol=1e-6)
+
+
+def test_step_sizes_are_those_of_the_step_although_the_optimiser_changes_them_in_place(
+    tmp_path: Path,
+) -> None:
+    alpha, loss = torch.tensor([1.0, 2.0]), torch.tensor(0.5, requires_grad=True) * 1
+    with Recorder(tmp_path, ["a", "b"], config={}) as recorder:
+        for _ in range(3):
+            recorder.record(0, loss, torch.tensor(True), alpha)
+            alpha.mul_(10)
+    frame = pd.read_parquet(tmp_path / "trajectory")
+    assert frame["alpha.b"].tolist() == [2.0, 20.0, 200.0]
+    assert frame["correct"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_before_step_keeps_the_step_sizes_that_the_step_will_use(tmp_path: Path) -> None:
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = torch.optim.SGD(
+        [{"params": [w], "lr": 0.1 * (i + 1)} for i, w in enumerate(weights)]
+    )
+    with Recorder(tmp_path, ["a", "b"], config={}) as recorder:
+        for _ in range(2):
+            recorder.before_step(optimizer)
+            for group in optimizer.param_groups:
+                group["lr"] *= 2
+            recorder.record(0, 0.0, 1.0)
+        with pytest.raises(BadArgument, match=r"alpha=None: .*before_step"):
+            recorder.record(0, 0.0, 1.0)
+    frame = pd.read_parquet(tmp_path / "trajectory")
+    np.testing.assert_allclose(frame[["alpha.a", "alpha.b"]], [[0.1, 0.2], [0.2, 0.4]])
+
+
+def test_a_finished_run_tells_what_it_was(tmp_path: Path) -> None:
+    with Recorder(tmp_path, ["a"], config=CONFIG) as recorder:
+        for i in range(8):
+            recorder.record(0, 1.0, float(i < 6), 0.1)
+        assert recorder.end_task(0, test_accuracy=0.9) == 0.75
+        recorder.record(1, 1.0, 0.0, 0.1)
+        recorder.close({"note": "first", "final_test": math.nan})
+    folder = RunFolder(tmp_path)
+    assert folder.finished
+    assert folder.config == CONFIG
+    assert folder.summary["cumulative_accuracy"] == pytest.approx(6 / 9)
+    assert folder.summary["note"] == "first" and folder.summary["final_test"] is None
+    assert folder.environment["versions"]["torch"] == torch.__version__
+    assert {"python", "platform", "cpu", "threads", "cuda", "git"} <= set(folder.environment)
+    tasks = pd.read_parquet(tmp_path / "tasks.parquet")
+    assert tasks["online_accuracy"].tolist() == [0.75, 0.0]
+    assert tasks["test_accuracy"][0] == 0.9 and math.isnan(tasks["test_accuracy"][1])
+
+
+def test_an_exception_keeps_what_was_recorded_and_leaves_the_run_unfinished(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, ["a", "b"], config={}, part_steps=4)
+    with pytest.raises(KeyboardInterrupt), recorder:
+        record_steps(recorder, 6)
+        raise KeyboardInterrupt
+    assert len(pd.read_parquet(tmp_path / "trajectory")) == 6
+    assert not RunFolder(tmp_path).finished
+    with pytest.raises(RunFolderError, match="closed"):
+        record_steps(recorder, 1)
+
+
+def test_a_process_killed_at_any_moment_keeps_all_but_its_last_part(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import sys
+        from clmeta.recorder import Recorder
+        recorder = Recorder(sys.argv[1], ["a"], config={}, part_steps=50)
+        for step in range(10**9):
+            recorder.record(0, float(step), 1.0, 0.1)
+            if step % 50 == 0:
+                print(step, flush=True)
+        """
+    )
+    for moment in range(3):
+        folder = tmp_path / str(moment)
+        command = [sys.executable, "-c", script, str(folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if int(line) >= 200:
+                    break
+            time.sleep(0.013 * moment)
+            process.send_signal(signal.SIGKILL)
+            printed = [int(line) for line in process.stdout if line.endswith("\n")]
+        announced = max([200, *printed])
+        frame = pd.read_parquet(folder / "trajectory")
+        assert frame["step"].tolist() == list(range(len(frame)))
+        assert frame["loss"].tolist() == frame["step"].tolist()
+        assert len(frame) >= announced
+        assert len(frame) % 50 == 0
+        assert not RunFolder(folder).finished
+        assert RunFolder(folder).config == {}
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import resource, signal, sys
+        from clmeta.errors import RunFolderError
+        from clmeta.recorder import Recorder
+        recorder = Recorder(sys.argv[1], ["a"], config={}, part_steps=1000)
+        for step in range(1000):
+            recorder.record(0, float(step), 1.0, 0.1)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
+        try:
+            for step in range(1000, 2000):
+                recorder.record(0, float(step), 1.0, 0.1)
+        except RunFolderError as error:
+            print(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        if sys.argv[2] == "freed":
+            recorder.close()
+        """
+    )
+    for case, kept in (("full", 1000), ("freed", 2000)):
+        command = [sys.executable, "-c", script, str(tmp_path / case), case]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "cannot write" in done.stdout and "part-00001.parquet" in done.stdout
+        assert "free space" in done.stdout and len(done.stdout.splitlines()) == 1
+        frame = pd.read_parquet(tmp_path / case / "trajectory")
+        assert frame["loss"].tolist() == list(range(kept))
+        assert not list((tmp_path / case / "trajectory").glob(".*"))
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"cannot make .*file.*choose a folder"):
+        Recorder(tmp_path / "file" / "run", ["a"], config={})
+
+
+def test_a_finished_run_is_refused_unless_told_to_overwrite(tmp_path: Path) -> None:
+    with Recorder(tmp_path, ["a", "b"], config={"seed": 0}) as recorder:
+        record_steps(recorder, 5)
+    with pytest.raises(RunFolderError, match=r"finished run.*overwrite=True"):
+        Recorder(tmp_path, ["a", "b"], config={"seed": 1})
+    assert RunFolder(tmp_path).config == {"seed": 0}
+    with Recorder(tmp_path, ["a", "b"], config={"seed": 1}, overwrite=True) as recorder:
+        assert not RunFolder(tmp_path).finished
+        record_steps(recorder, 2)
+    assert len(pd.read_parquet(tmp_path / "trajectory")) == 2
+    assert RunFolder(tmp_path).config == {"seed": 1}
+
+
+def test_what_an_unfinished_run_left_is_moved_aside(tmp_path: Path) -> None:
+    for attempt in range(3):
+        recorder = Recorder(tmp_path, ["a", "b"], config={"attempt": attempt}, part_steps=2)
+        record_steps(recorder, 4 + 2 * attempt)
+    assert len(pd.read_parquet(tmp_path / "trajectory")) == 8
+    for attempt in range(2):
+        aside = tmp_path / f"trajectory.interrupted-{attempt}"
+        assert len(pd.read_parquet(aside)) == 4 + 2 * attempt
+        assert json.loads((aside / "_config.json").read_text()) == {"attempt": attempt}
+
+
+def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    script = (
+        "import sys; from clmeta.recorder import Recorder; Recorder(sys.argv[1], ['a'], config={})"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    recorder = Recorder(tmp_path, ["a", "b"], config={})
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "being written by another process" in refused.stderr
+    with pytest.raises(ValueError), recorder:
+        raise ValueError
+    subprocess.run(command, check=True)
+
+
+def test_a_step_size_that_is_not_finite_is_written_and_then_raised(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, ["a", "b"], config={}, part_steps=3)
+    record_steps(recorder, 1)
+    recorder.record(0, 0.1, 1.0, [0.1, math.nan])
+    with pytest.raises(NonFiniteError, match=r"step 1: .*'b'"):
+        record_steps(recorder, 1)
+    assert len(pd.read_parquet(tmp_path / "trajectory")) == 3
+
+
+def test_an_update_that_the_optimiser_withheld_is_raised_after_the_part_is_written(
+    tmp_path: Path,
+) -> None:
+    class Withholding(torch.optim.SGD):
+        alpha = torch.tensor([0.1])
+
+        def check_finite(self) -> None:
+            raise NonFiniteError("step 0: the gradient of block 'a' is not finite")
+
+    optimizer = Withholding([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    recorder = Recorder(tmp_path, ["a"], config={})
+    recorder.before_step(optimizer)
+    recorder.record(0, 0.1, 1.0)
+    with pytest.raises(NonFiniteError, match="gradient of block 'a'"):
+        recorder.end_task(0)
+    assert len(pd.read_parquet(tmp_path / "trajectory")) == 1
+    assert len(pd.read_parquet(tmp_path / "tasks.parquet")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"block_names": []}, r"block_names=\[\]: name at least one"),
+        ({"block_names": ["a", "a"]}, r"block_names=.*differ"),
+        ({"part_steps": 0}, r"part_steps=0: must be at least 1"),
+        ({"config": {"model": object()}}, r"config=.*object has no JSON form"),
+        ({"config": {"eta": math.inf}}, r"config=.*use numbers"),
+    ],
+)
+def test_impossible_arguments_are_refused_before_anything_is_written(
+    tmp_path: Path, arguments: dict, message: str
+) -> None:
+    given_arguments = {"block_names": ["a"], "config": {}, **arguments}
+    with pytest.raises(BadArgument, match=message):
+        Recorder(tmp_path / "run", given_arguments.pop("block_names"), **given_arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_value_is_refused_at_its_step(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, ["a", "b"], config={})
+    with pytest.raises(BadArgument, match=r"alpha=.*2 values, one a block"):
+        recorder.record(0, 0.1, 1.0, [0.1])
+    with pytest.raises(BadArgument, match=r"correct=.*mean over the batch"):
+        recorder.record(0, 0.1, torch.tensor([True, False]), [0.1, 0.1])
+    with pytest.raises(BadArgument, match="task=0: record at least one step"):
+        recorder.end_task(0)
+    record_steps(recorder, 1)
+    with pytest.raises(BadArgument, match="test_accuracy=93"):
+        recorder.end_task(0, 93.0)
+
+
+def test_a_missing_or_corrupt_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"config.json is missing"):
+        _ = RunFolder(tmp_path).config
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(RunFolderError, match=r"config.json cannot be read"):
+        _ = RunFolder(tmp_path).config
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_recording_does_not_wait_for_the_device(tmp_path: Path) -> None:
+    values = torch.tensor([0.1, 0.2], device="cuda")
+    recorder = Recorder(tmp_path, ["a", "b"], config={})
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            recorder.record(0, values.sum(), values[0] > 0, values)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    recorder.close()
+    np.testing.assert_allclose(pd.read_parquet(tmp_path / "trajectory")["alpha.b"], [0.2] * 3)
+
+
+def test_importing_the_recorder_leaves_pandas_and_matplotlib_alone() -> None:
+    script = (
+        "import sys; import clmeta.recorder; "
+        "assert not {'pandas', 'matplotlib', 'pyarrow', 'avalanche'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env=dict(os.environ))
