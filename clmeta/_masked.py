@@ -41,10 +41,10 @@ class MaskedPath:
         meta = self.optimizer.sizes.rule
         if "step" not in state:
             like = torch.zeros_like(p, dtype=dtype).detach()
-            state["step"] = torch.zeros((), device=p.device)
+            state["step"] = torch.zeros((), device=p.device, dtype=dtype)
             state.update(self.rule.init(like))
         elif not isinstance(state["step"], Tensor):  # from a checkpoint made on the CPU
-            state["step"] = torch.tensor(float(state["step"]), device=p.device)
+            state["step"] = torch.tensor(float(state["step"]), device=p.device, dtype=dtype)
         if meta is not None and "h" not in state:
             state["h"] = torch.zeros_like(p, dtype=dtype).detach()
         if self.granularity and "beta" not in state:

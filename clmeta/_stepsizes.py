@@ -35,7 +35,7 @@ class StepSizes:
         self.rule = rule
         self.beta = torch.empty(0, device=device, dtype=dtype)
         self.alpha = self.beta.clone()
-        self.t = torch.empty(0, device=device, dtype=torch.float32)
+        self.t = self.beta.clone()
         self.culprits = torch.empty(0, device=device, dtype=torch.bool)
         self.state: dict[str, Tensor] = rule.init(self.beta) if rule else {}
         self.calls = torch.zeros((), device=device, dtype=torch.int64)

@@ -131,7 +131,7 @@ class MetaOptimize(torch.optim.Optimizer):
         )
         self._path: ListPath | MaskedPath | WrappedPath
         if rule is None:
-            self._path = WrappedPath(self, base)
+            self._path = WrappedPath(self, base)  # type: ignore[arg-type]
         elif first.device.type == "cpu" and not self.granularity:
             self._path = ListPath(self, rule)
         else:
@@ -196,7 +196,7 @@ class MetaOptimize(torch.optim.Optimizer):
     # ---- stepping ------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of weights and step sizes; returns the closure's loss, if there is one."""
         loss = None
         if closure is not None:

@@ -124,7 +124,7 @@ class RMSprop(Rule):
     def update(self, g: Values, state: dict[str, Values], t: Scalar) -> tuple[Values, dict]:
         """Direction g / sqrt(v_hat + eps)."""
         v = ops.ema_of_square(state["v"], g, self.lam)
-        return ops.over_root(g, v, self.eps, 1.0, 1 - self.lam**t), {"v": v}
+        return ops.over_root(g, v, self.eps, 1.0, ops.bias(self.lam, t)), {"v": v}
 
 
 @RULES.register("adamw", about="Adam's direction; weight decay is decoupled, MetaOptimize's own.")
@@ -153,8 +153,8 @@ class Adam(Rule):
         move = ops.accumulate if self.accumulate else ops.ema
         m = move(state["m"], g, self.rho)
         v = ops.ema_of_square(state["v"], g, self.lam)
-        m_scale = 1.0 if self.accumulate else 1 - self.rho**t
-        return ops.over_root(m, v, self.eps, m_scale, 1 - self.lam**t), {"m": m, "v": v}
+        m_scale = 1.0 if self.accumulate else ops.bias(self.rho, t)
+        return ops.over_root(m, v, self.eps, m_scale, ops.bias(self.lam, t)), {"m": m, "v": v}
 
 
 @RULES.register("lion")
