@@ -139,7 +139,7 @@ def as_images(x: Any, argument: str) -> Tensor:
     Raises:
         BadArgument: for another shape or range.
     """
-    pixels = x if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
+    pixels = x if isinstance(x, Tensor) else _from_numpy(x, argument)
     shape = tuple(pixels.shape)
     axes = (1, 3) if isinstance(x, Tensor) else (3, 1)
     channels = next((axis for axis in axes if pixels.ndim == 4 and shape[axis] in (1, 3, 4)), None)
@@ -187,7 +187,7 @@ def as_uint8(pixels: Tensor, argument: str) -> Tensor:
 
 def as_labels(y: Any, argument: str) -> Tensor:
     """int64 labels (N,)."""
-    labels = y if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
+    labels = y if isinstance(y, Tensor) else _from_numpy(y, argument)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     require(labels.ndim == 1, argument, tuple(labels.shape), "give one label per image, shape (N,)")
@@ -196,6 +196,15 @@ def as_labels(y: Any, argument: str) -> Tensor:
     ):
         bad(argument, str(labels.dtype), "give whole numbers as labels")
     return labels.to(torch.int64).contiguous()
+
+
+def _from_numpy(values: Any, argument: str) -> Tensor:
+    array = np.asarray(values)
+    if array.dtype.kind not in "buif":
+        bad(argument, f"{array.dtype} {array.shape}", "give numbers in an array of one shape")
+    if array.dtype.kind in "ui" and array.dtype != np.uint8:
+        array = array.astype(np.int64)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def as_device(device: torch.device | str) -> torch.device:

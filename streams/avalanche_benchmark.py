@@ -197,14 +197,15 @@ def make_benchmark(stream: Stream, *, task_labels: bool | str = False) -> CLScen
 
 
 def _add_timeline(experiences: Any, sources: list[TaskSamples]) -> None:
-    """What Avalanche's `with_classes_timeline` adds, without its pass over all targets in Python."""
+    """What Avalanche's `with_classes_timeline` adds, without a pass over all targets in Python."""
     present = [set(torch.unique(samples.labels()).tolist()) for samples in sources]
     everything = set().union(*present)
     seen: set[int] = set()
     for experience, samples, classes in zip(experiences, sources, present, strict=True):
         experience.samples = samples
-        experience.classes_in_this_experience = classes
-        experience.previous_classes = set(seen)
+        # Lists, as Avalanche's protocol says: its multi-head classifier indexes with them.
+        experience.classes_in_this_experience = sorted(classes)
+        experience.previous_classes = sorted(seen)
         seen |= classes
-        experience.classes_seen_so_far = set(seen)
-        experience.future_classes = everything - seen
+        experience.classes_seen_so_far = sorted(seen)
+        experience.future_classes = sorted(everything - seen)

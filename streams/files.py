@@ -26,27 +26,28 @@ def load_npz(path: Path) -> ArrayData:
         BadArgument: if the file is missing or damaged, an array is missing, or they do not fit.
     """
     require(path.is_file(), "dataset", str(path), "no such file; check the path")
+    arrays = {}
     try:
+        with zipfile.ZipFile(path) as archive:
+            held = [name.removesuffix(".npy") for name in archive.namelist()]
         with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in NPZ_ARRAYS if name not in file.files]
-            if not missing:
-                arrays = [file[name] for name in NPZ_ARRAYS]
-            held = ", ".join(file.files) or "nothing"
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+            arrays = {name: file[name] for name in NPZ_ARRAYS if name in held}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         bad(
             "dataset",
             str(path),
             f"not a readable .npz file of plain arrays ({reason}); write it again with numpy.savez",
         )
+    missing = [name for name in NPZ_ARRAYS if name not in held]
     if missing:
         bad(
             "dataset",
             str(path),
-            f"holds {held} but not {', '.join(missing)}; "
+            f"holds {', '.join(held) or 'nothing'} but not {', '.join(missing)}; "
             "write it with numpy.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)",
         )
-    return ArrayData(*arrays, name=path.stem)
+    return ArrayData(*(arrays[name] for name in NPZ_ARRAYS), name=path.stem)
 
 
 def load_image_folder(path: Path, *, image_size: int | None = None) -> ArrayData:
