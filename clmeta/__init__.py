@@ -5,6 +5,7 @@
 ``clmeta.analysis`` stand on it and are imported by name.
 """
 
+from clmeta._curved import Hessian
 from clmeta._version import __version__
 from clmeta.errors import BadArgument, ClmetaError, NonFiniteError, RunFolderError
 from clmeta.optimizer import MetaOptimize
@@ -12,6 +13,7 @@ from clmeta.optimizer import MetaOptimize
 __all__ = [
     "BadArgument",
     "ClmetaError",
+    "Hessian",
     "MetaOptimize",
     "NonFiniteError",
     "RunFolderError",

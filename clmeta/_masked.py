@@ -79,6 +79,7 @@ class MaskedPath:
             active.append((i, group, members))
         if not active:
             return
+        self._prepare(active, z)
         ok = torch.isfinite(z).all()
         self.optimizer.note(z, ~ok)
         for i, group, members in active:
@@ -100,6 +101,9 @@ class MaskedPath:
             else:
                 keep = ok.expand(len(sizes))
             self.optimizer.meta_update(z, keep)
+
+    def _prepare(self, active: list[Any], z: Tensor) -> None:
+        """What a step needs of all blocks at once; marks z where it is not finite."""
 
     def _move(
         self,

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clmeta._checks import NONFINITE, NUMBERS, check_bounds, check_numbers
+from clmeta._curved import CurvedPath, Hessian
 from clmeta._groups import make_groups
 from clmeta._lists import ListPath, state_dtype
 from clmeta._masked import MaskedPath
@@ -18,24 +20,6 @@ from clmeta._wrapped import WrappedPath
 from clmeta.blocks import FINE, Blocks
 from clmeta.errors import bad, require
 from clmeta.rules import Rule, as_rule
-
-#: Default bounds of step sizes per unit or weight, relative to alpha0; unbounded ones diverge.
-FINE_BOUNDS = (1e-4, 1e2)
-NUMBERS = ("alpha0", "eta", "gamma", "weight_decay")
-NONFINITE = ("raise", "skip")
-
-
-def check_numbers(values: dict[str, Any]) -> None:
-    """Raise BadArgument for an impossible alpha0, eta, gamma or weight_decay."""
-    alpha0, eta, gamma, kappa = (values[name] for name in NUMBERS)
-    for name in NUMBERS:
-        value = values[name]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        require(number and math.isfinite(value), name, value, "must be a finite number")
-    require(alpha0 > 0, "alpha0", alpha0, "a step size is positive; try 1e-4")
-    require(eta >= 0, "eta", eta, "must not be negative; the paper uses 1e-3")
-    require(0 <= gamma <= 1, "gamma", gamma, "must lie in [0, 1]; 1 if stationary, else 0.999")
-    require(kappa >= 0, "weight_decay", kappa, "must not be negative; 0 for none")
 
 
 class MetaOptimize(torch.optim.Optimizer):
@@ -72,6 +56,12 @@ class MetaOptimize(torch.optim.Optimizer):
             never reaches weights or step sizes. ``"raise"``: an error at the next point where
             values are read (``step_sizes``, ``check_finite``, ``state_dict``); ``"skip"``: the
             step is skipped and counted in ``withheld``.
+        hessian: ``"free"`` as above, or second derivatives in the trace: ``"exact"``,
+            ``"diagonal"``, or a ``clmeta.Hessian`` with options. Then call
+            ``loss.backward(create_graph=True)``, and ``zero_grad()`` after each step to let the
+            graph go. The trace also follows momentum and normaliser, as ``h`` above does not.
+        approximation: ``"L"``, the one that a training loop can carry; the others are in
+            ``clmeta.general``.
 
     Raises:
         BadArgument: naming the argument, its value and the mend.
@@ -94,12 +84,14 @@ class MetaOptimize(torch.optim.Optimizer):
         alpha_min: float | None = None,
         alpha_max: float | None = None,
         nonfinite: str = "raise",
+        hessian: str | Hessian = "free",
+        approximation: str = "L",
     ) -> None:
         numbers = {"alpha0": alpha0, "eta": eta, "gamma": gamma, "weight_decay": weight_decay}
         check_numbers(numbers)
         require(nonfinite in NONFINITE, "nonfinite", nonfinite, f"must be one of {NONFINITE}")
         self.granularity = blocks if isinstance(blocks, str) and blocks in FINE else None
-        self.bounds = self._check_bounds(alpha0, alpha_min, alpha_max)
+        self.bounds = check_bounds(alpha0, alpha_min, alpha_max, fine=self.granularity is not None)
         self.nonfinite = nonfinite
         meta_rule = None if isinstance(meta, str) and meta == "none" else as_rule(meta, "meta")
         base_is_rule = isinstance(base, str | Rule) or (
@@ -110,6 +102,12 @@ class MetaOptimize(torch.optim.Optimizer):
             bad("base", base, "pass a rule, its name, or a torch optimiser class")
         if rule is None and self.granularity:
             bad("blocks", blocks, "a wrapped torch optimiser has one lr per block; pass a rule")
+        hessian = hessian if isinstance(hessian, Hessian) else Hessian(hessian)
+        if approximation != "L":
+            bad("approximation", approximation, "only 'L' here; see clmeta.general for others")
+        if hessian.kind != "free" and (rule is None or meta_rule is None):
+            what = f"base={base!r}" if rule is None else "meta='none'"
+            bad("hessian", hessian.kind, f"has no use with {what}; pass rules for both updates")
         groups = make_groups(params, blocks)
         first = groups[0]["params"][0]
         dtype = torch.float64 if state_dtype(first) == torch.float64 else torch.float32
@@ -118,6 +116,7 @@ class MetaOptimize(torch.optim.Optimizer):
             "base": repr(rule) if rule else getattr(base, "__name__", type(base).__name__),
             "meta": repr(meta_rule) if meta_rule else "none",
             "granularity": str(self.granularity),
+            "hessian": repr(hessian),
         }
         super().__init__(groups, dict(numbers))
         # Tools that build a second optimiser from `defaults` get the same one.
@@ -128,28 +127,18 @@ class MetaOptimize(torch.optim.Optimizer):
             alpha_min=alpha_min,
             alpha_max=alpha_max,
             nonfinite=nonfinite,
+            hessian=hessian,
+            approximation=approximation,
         )
         self._path: ListPath | MaskedPath | WrappedPath
         if rule is None:
             self._path = WrappedPath(self, base)  # type: ignore[arg-type]
+        elif hessian.kind != "free":
+            self._path = CurvedPath(self, rule, self.granularity, hessian)
         elif first.device.type == "cpu" and not self.granularity:
             self._path = ListPath(self, rule)
         else:
             self._path = MaskedPath(self, rule, self.granularity)
-
-    def _check_bounds(
-        self, alpha0: float, low: float | None, high: float | None
-    ) -> tuple[float | None, float | None]:
-        if self.granularity:
-            low = alpha0 * FINE_BOUNDS[0] if low is None else low
-            high = alpha0 * FINE_BOUNDS[1] if high is None else high
-        require(low is None or low >= 0, "alpha_min", low, "must not be negative")
-        require(
-            high is None or high > (low or 0), "alpha_max", high, f"must exceed alpha_min={low}"
-        )
-        require((low or 0) <= alpha0, "alpha_min", low, f"must not exceed alpha0={alpha0}")
-        require(high is None or alpha0 <= high, "alpha_max", high, f"must be >= alpha0={alpha0}")
-        return low, high
 
     def beta_bounds(self, group: dict[str, Any]) -> tuple[float | None, float | None]:
         """Bounds of beta = log alpha."""
@@ -261,6 +250,8 @@ class MetaOptimize(torch.optim.Optimizer):
             {**group, "lr": group["lr"].clone()} for group in saved["param_groups"]
         ]
         saved["meta"] = {**self.sizes.state_dict(), "config": dict(self._config)}
+        if isinstance(self._path, CurvedPath):
+            saved["meta"]["noise"] = self._path.noise.get_state()
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -281,6 +272,8 @@ class MetaOptimize(torch.optim.Optimizer):
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "meta"})
         self._restore_precision(state_dict)
         self.sizes.load_state_dict(state_dict["meta"])
+        if isinstance(self._path, CurvedPath):
+            self._path.noise.set_state(state_dict["meta"]["noise"].cpu())
         self._bind()
 
     def _restore_precision(self, saved: dict[str, Any]) -> None:
