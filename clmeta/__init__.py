@@ -5,17 +5,50 @@
 ``clmeta.analysis`` stand on it and are imported by name.
 """
 
-from clmeta._curved import Hessian
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from clmeta._version import __version__
-from clmeta.errors import BadArgument, ClmetaError, NonFiniteError, RunFolderError
-from clmeta.optimizer import MetaOptimize
+
+if TYPE_CHECKING:
+    from clmeta._curved import Hessian
+    from clmeta.errors import BadArgument, ClmetaError, NonFiniteError, RunFolderError
+    from clmeta.general import GeneralMetaOptimize
+    from clmeta.optimizer import MetaOptimize
+    from clmeta.recorder import Recorder
+
+#: Public name to its module; loaded on first use, so that the command line's help needs no torch.
+_HOME = {
+    "BadArgument": "errors",
+    "ClmetaError": "errors",
+    "GeneralMetaOptimize": "general",
+    "Hessian": "_curved",
+    "MetaOptimize": "optimizer",
+    "NonFiniteError": "errors",
+    "Recorder": "recorder",
+    "RunFolderError": "errors",
+}
 
 __all__ = [
     "BadArgument",
     "ClmetaError",
+    "GeneralMetaOptimize",
     "Hessian",
     "MetaOptimize",
     "NonFiniteError",
+    "Recorder",
     "RunFolderError",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'clmeta' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"clmeta.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
