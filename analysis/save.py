@@ -1,0 +1,65 @@
+"""All registered plots of a set of runs as files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from clmeta.analysis.plots import PLOTS, NothingToPlot
+from clmeta.errors import RunFolderError, bad
+
+FORMATS = ("png", "pdf", "svg")
+
+
+def save_plots(
+    runs: pd.DataFrame,
+    folder: str | os.PathLike[str],
+    formats: Iterable[str] = ("png", "pdf"),
+    names: Iterable[str] | None = None,
+) -> list[Path]:
+    """Draw every registered plot and save it as ``folder/NAME.FORMAT``; returns the paths.
+
+    Plots that the runs have nothing for, e.g. switches of a stationary stream, are left out.
+
+    Args:
+        runs: from `clmeta.analysis.load_runs`.
+        folder: made if missing.
+        formats: of png, pdf and svg.
+        names: the plots wanted; None: all.
+
+    Raises:
+        BadArgument: for an unknown plot or format.
+        RunFolderError: if the folder cannot be written.
+    """
+    formats = list(formats)
+    for wanted in formats:
+        if wanted not in FORMATS:
+            bad("formats", wanted, f"unknown format; known: {', '.join(FORMATS)}")
+    plots = {name: PLOTS.get(name, "names") for name in (PLOTS if names is None else names)}
+    folder = Path(folder)
+    paths = []
+    for name, draw in plots.items():
+        try:
+            axes = draw(runs)
+        except NothingToPlot:
+            continue
+        for extension in formats:
+            path = folder / f"{name}.{extension}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # Type 42: fonts that journals accept and that stay text in an editor.
+                with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
+                    cast(Figure, axes.figure).savefig(path, dpi=300)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise RunFolderError(
+                    f"cannot write {path}: {reason}; choose a folder that can be written"
+                ) from error
+            paths.append(path)
+    return paths
