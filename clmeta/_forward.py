@@ -1,0 +1,84 @@
+"""Forward-mode products along many tangents, over nested dicts and tuples of tensors."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+Tree: TypeAlias = Any
+
+
+def tree_map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """The same nesting with ``f`` applied to corresponding tensors."""
+    if isinstance(tree, dict):
+        return {key: tree_map(f, tree[key], *(r[key] for r in rest)) for key in tree}
+    if isinstance(tree, tuple):
+        return tuple(tree_map(f, *each) for each in zip(tree, *rest, strict=True))
+    return f(tree, *rest)
+
+
+def leaves(tree: Tree) -> Iterator[Tensor]:
+    """The tensors of a nesting, in order."""
+    if isinstance(tree, dict | tuple):
+        for each in tree.values() if isinstance(tree, dict) else tree:
+            yield from leaves(each)
+    else:
+        yield tree
+
+
+def scale(tree: Tree, by: float) -> Tree:
+    """Every tensor times ``by``."""
+    return tree if by == 1 else tree_map(lambda x: by * x, tree)
+
+
+def zeros(like: Tree, *leading: int) -> Tree:
+    """Zeros in the shapes of ``like`` behind the leading dimensions."""
+    return tree_map(lambda x: x.new_zeros(leading + tuple(x.shape)), like)
+
+
+def along(
+    f: Callable[..., Tree], primals: tuple, tangents: tuple, chunk: int | None = None
+) -> tuple[Tree, Tree]:
+    """``f(*primals)`` and its derivative along each of k tangents.
+
+    Args:
+        f: pure function of ``primals``.
+        primals: one nesting of tensors per argument of ``f``.
+        tangents: the same nestings, every tensor with a leading dimension k.
+        chunk: tangents handled at once; bounds the working memory. None: all.
+
+    Returns:
+        Value of ``f``, and its tangents with leading dimension k.
+    """
+    k = next(leaves(tangents)).shape[0]
+    if k == 1:
+        value, derivative = jvp(f, primals, tree_map(lambda x: x[0], tangents))  # type: ignore[misc]
+        return value, tree_map(lambda x: x.unsqueeze(0), derivative)
+
+    def one(tangent: tuple) -> tuple[Tree, Tree]:
+        value, derivative = jvp(f, primals, tangent)  # type: ignore[misc]
+        return value, derivative
+
+    many = vmap(one, out_dims=(None, 0), randomness="same")  # type: ignore[arg-type]
+    if chunk is None or chunk >= k:
+        return many(tangents)
+    parts = []
+    for start in range(0, k, chunk):
+        part = tree_map(lambda x, s=start: x[s : s + chunk], tangents)
+        value, derivative = many(part)
+        parts.append(derivative)
+    return value, tree_map(lambda *x: torch.cat(x), *parts)
+
+
+@functools.cache
+def quiet_first_use() -> None:
+    """Let torch load its forward-mode formulas without the FutureWarning that this raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
