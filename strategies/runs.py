@@ -1,0 +1,108 @@
+"""A whole run of a stream under an Avalanche strategy, with the plain loop's results."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from avalanche.core import SupervisedPlugin
+from torch import nn
+
+from clmeta import MetaOptimize
+from clmeta.strategies.online import Online
+from clmeta.strategies.plain import OnlineResult, _Tally, accuracy
+from clmeta.strategies.plugins import KeepOptimizerState, MetaOptimizePlugin
+from clmeta.strategies.prequential import Prequential
+
+if TYPE_CHECKING:
+    from clmeta.recorder import Recorder
+    from clmeta.strategies.entries import Made
+    from clmeta.strategies.plain import OnProgress
+    from clmeta.streams import Stream
+
+
+def learn_with(
+    made: Made,
+    model: nn.Module,
+    optimizer: Any,
+    stream: Stream,
+    *,
+    recorder: Recorder | None = None,
+    on_progress: OnProgress | None = None,
+    evaluate: bool = True,
+) -> OnlineResult:
+    """Learn from a stream once under an Avalanche strategy; see `plain.learn_online`.
+
+    The strategy sees whole experiences in order, unshuffled, all with task label 0, and test
+    accuracy is measured at the end of each task.
+
+    Args:
+        made: Avalanche class, its keywords, plugins.
+        model, optimizer, stream, recorder, on_progress, evaluate: as in `plain.learn_online`.
+    """
+    strategy_class, options, plugins = made
+    watch = _Watch(stream, optimizer, recorder, on_progress, evaluate)
+    keep = MetaOptimizePlugin() if isinstance(optimizer, MetaOptimize) else KeepOptimizerState()
+    if not issubclass(strategy_class, Online):
+        options = {**options, "train_epochs": 1}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No loggers specified", UserWarning)
+        strategy = strategy_class(
+            model=model,
+            optimizer=optimizer,
+            train_mb_size=stream.batch_size,
+            device=next(model.parameters()).device,
+            plugins=[keep, *plugins, watch],
+            evaluator=None,
+            **options,
+        )
+    for experience in stream.benchmark(task_labels="constant").train_stream:
+        strategy.train(experience, shuffle=False)
+    tally = watch.tally
+    tally.report(stream.n_tasks - 1)
+    return OnlineResult(tally.steps, tally.accuracy(), tally.shares, watch.test_accuracy)
+
+
+class _Watch(SupervisedPlugin):
+    """Counts, reports and records, as the plain loop does."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        optimizer: Any,
+        recorder: Recorder | None,
+        on_progress: OnProgress | None,
+        evaluate: bool,
+    ) -> None:
+        super().__init__()
+        self.stream, self.recorder, self.evaluate = stream, recorder, evaluate
+        self.tally = _Tally(stream, optimizer, on_progress)
+        self.test_accuracy: list[float] = []
+        self._own = Prequential()
+
+    def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._own.begin(strategy)
+        if self.recorder is not None:
+            self.recorder.before_step(strategy.optimizer)
+
+    def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        hits, task = self._own.hits(strategy), strategy.experience.current_experience
+        if self.recorder is not None:
+            correct = hits if len(hits) == 1 else hits.float().mean()
+            self.recorder.record(task, strategy.loss, correct)
+        self.tally.add(hits, len(hits), task)
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        task, score = strategy.experience.current_experience, math.nan
+        if self.recorder is not None:
+            self.recorder.flush()  # what led to an error is on disk before the error is raised
+        check = getattr(strategy.optimizer, "check_finite", None)
+        if check is not None:
+            check()
+        if self.evaluate:
+            score = accuracy(strategy.model, *self.stream.test_set(task))
+            self.test_accuracy.append(score)
+        if self.recorder is not None:
+            self.recorder.end_task(task, score)
+        self.tally.end_task()
