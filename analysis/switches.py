@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from clmeta.analysis.load import ALPHA, block_names
 from clmeta.analysis.statistics import mean_over_seeds
 from clmeta.errors import require
-
-KEYS = ["method", "seed", "run", "task", "block"]
 
 
 def task_starts(run: pd.DataFrame) -> np.ndarray:
@@ -39,9 +41,32 @@ def boundary_windows(
     Raises:
         BadArgument: if there is no switch, or a length is negative.
     """
+    pieces = [
+        pd.DataFrame(
+            {**switch.key, "offset": switch.offset, "fold": switch.alpha / switch.at_switch}
+        )
+        for switch in _switches(runs, before, after, every)
+    ]
+    require(len(pieces) > 0, "runs", "no switch", "load runs of at least two tasks")
+    return _typed(pd.concat(pieces, ignore_index=True), runs)
+
+
+@dataclass
+class _Switch:
+    """One block's step sizes round one switch."""
+
+    key: dict[str, Any]
+    offset: np.ndarray
+    alpha: np.ndarray
+    at_switch: float
+
+
+def _switches(
+    runs: pd.DataFrame, before: int, after: int | None, every: int = 1
+) -> Iterator[_Switch]:
     require(before >= 0, "before", before, "must not be negative")
     require(after is None or after >= 0, "after", after, "must not be negative")
-    pieces = []
+    require(every >= 1, "every", every, "must be at least 1")
     for (method, seed, name), run in runs.groupby(["method", "seed", "run"], observed=True):
         run = run.sort_values("step", kind="stable")
         step, task = run["step"].to_numpy(), run["task"].to_numpy()
@@ -54,15 +79,16 @@ def boundary_windows(
             last = offset[-1] if after is None else after
             rows = np.flatnonzero((offset >= -before) & (offset <= last) & (offset % every == 0))
             for block, alpha in alphas.items():
-                piece = {"offset": offset[rows], "fold": alpha[previous + rows] / alpha[start]}
-                key = {"method": method, "seed": seed, "run": name, "task": task[start]}
-                pieces.append(pd.DataFrame({**key, "block": block, **piece}))
-    require(len(pieces) > 0, "runs", "no switch", "load runs of at least two tasks")
-    windows = pd.concat(pieces, ignore_index=True)
+                key = {"method": method, "seed": seed, "run": name}
+                key |= {"task": task[start], "block": block}
+                yield _Switch(key, offset[rows], alpha[previous + rows], float(alpha[start]))
+
+
+def _typed(result: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     for column in ("method", "run"):
-        windows[column] = windows[column].astype(runs[column].dtype)
-    windows["block"] = pd.Categorical(windows["block"], categories=block_names(runs))
-    return windows
+        result[column] = result[column].astype(runs[column].dtype)
+    result["block"] = pd.Categorical(result["block"], categories=block_names(runs))
+    return result
 
 
 def average_windows(windows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
@@ -97,20 +123,14 @@ def switch_response(runs: pd.DataFrame, after: int | None = None) -> pd.DataFram
     Raises:
         BadArgument: if there is no switch.
     """
-    windows = boundary_windows(runs, before=0, after=after)
-    rows = windows.loc[windows.groupby(KEYS, observed=True)["fold"].idxmax()]
-    result = rows.rename(columns={"fold": "rise", "offset": "steps_to_peak"}).reset_index(drop=True)
-    starts = runs.loc[runs.groupby(["run", "task"], observed=True)["step"].idxmin()]
-    at_switch = starts.melt(
-        id_vars=["run", "task"],
-        value_vars=[ALPHA + block for block in block_names(runs)],
-        var_name="block",
-        value_name="at_switch",
-    )
-    at_switch["block"] = at_switch["block"].str.removeprefix(ALPHA).astype(result["block"].dtype)
-    result = result.merge(at_switch, on=["run", "task", "block"])
-    result["peak"] = result["rise"] * result["at_switch"]
-    return result[[*KEYS, "at_switch", "peak", "rise", "steps_to_peak"]]
+    rows = []
+    for switch in _switches(runs, before=0, after=after):
+        top = int(np.argmax(switch.alpha))
+        peak, start = float(switch.alpha[top]), switch.at_switch
+        found = {"at_switch": start, "peak": peak, "rise": peak / start}
+        rows.append({**switch.key, **found, "steps_to_peak": int(switch.offset[top])})
+    require(len(rows) > 0, "runs", "no switch", "load runs of at least two tasks")
+    return _typed(pd.DataFrame(rows), runs)
 
 
 def end_over_start(runs: pd.DataFrame) -> pd.DataFrame:
