@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from avalanche.core import SupervisedPlugin
 from torch import nn
 
@@ -35,7 +40,7 @@ def learn_with(
     """Learn from a stream once under an Avalanche strategy; see `plain.learn_online`.
 
     The strategy sees whole experiences in order, unshuffled, all with task label 0, and test
-    accuracy is measured at the end of each task.
+    accuracy is measured at the end of each task. What memories draw follows ``torch.manual_seed``.
 
     Args:
         made: Avalanche class, its keywords, plugins.
@@ -57,11 +62,26 @@ def learn_with(
             evaluator=None,
             **options,
         )
-    for experience in stream.benchmark(task_labels="constant").train_stream:
-        strategy.train(experience, shuffle=False)
+    with _repeatable():
+        for experience in stream.benchmark(task_labels="constant").train_stream:
+            strategy.train(experience, shuffle=False)
     tally = watch.tally
     tally.report(stream.n_tasks - 1)
     return OnlineResult(tally.steps, tally.accuracy(), tally.shares, watch.test_accuracy)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Python's and numpy's generators, which storage policies draw from, follow torch's."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (Avalanche uses it)
+    seed = int(torch.randint(2**32 - 1, ()))
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
 
 
 class _Watch(SupervisedPlugin):
