@@ -43,8 +43,8 @@ def adopt(optimizer: torch.optim.Optimizer, known: Named, now: Named) -> None:
         if old is p or id(p) in places:
             continue
         if old is None:
-            groups[name] = group = block_of(name, groups, optimizer)
-            group["params"].append(p)
+            # `groups` stays as it was: one new parameter says nothing about its neighbours.
+            block_of(name, groups, optimizer)["params"].append(p)
         elif id(old) in places:
             group, j = places[id(old)]
             group["params"][j] = p
