@@ -76,6 +76,12 @@ def method_labels(configs: Iterable[Mapping[str, Any]], ignore: Iterable[str] = 
         rivals = [other for s, other in zip(stems, identities, strict=True) if s == stem]
         keys = dict.fromkeys(key for other in rivals for key in other)
         differing = [key for key in keys if any(r.get(key) != own.get(key) for r in rivals)]
-        details = [f"{key.split('.')[-1]}={_shown(own[key])}" for key in differing if key in own]
+        short = {key: key.split(".")[-1] for key in differing}
+        tails = list(short.values())
+        details = [
+            f"{short[key] if tails.count(short[key]) == 1 else key}={_shown(own[key])}"
+            for key in differing
+            if key in own
+        ]
         labels.append(", ".join([part for part in (stem, *details) if part]) or "run")
     return labels

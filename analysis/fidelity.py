@@ -1,0 +1,225 @@
+"""How true is an approximation? Meta-gradients of many modes along one and the same run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from clmeta.analysis.fidelity_cost import peak_bytes, synchronise
+from clmeta.analysis.forward_view import forward_view
+from clmeta.errors import NonFiniteError, bad, require
+from clmeta.general import GeneralMetaOptimize
+from clmeta.registry import Registry
+
+#: Name to the arguments of ``GeneralMetaOptimize`` that make this mode.
+MODES: Registry[dict[str, Any]] = Registry("mode")
+EXACT, FREE, FORWARD = "full/exact", "L/free", "forward/"
+
+MODES.register(EXACT, about="Algorithm 1: the reference.")(
+    {"approximation": "full", "hessian": "exact"}
+)
+MODES.register("2x2/exact", about="The trace is a constant inside the step.")(
+    {"approximation": "2x2", "hessian": "exact"}
+)
+MODES.register("L/exact", about="Meta updates are constants as well.")(
+    {"approximation": "L", "hessian": "exact", "condensed": False}
+)
+MODES.register("L/exact condensed", about="One trace vector, the row sum of H.")(
+    {"approximation": "L", "hessian": "exact", "condensed": True}
+)
+MODES.register("L/diagonal", about="The Hessian's diagonal, exactly.")(
+    {"approximation": "L", "hessian": "diagonal"}
+)
+MODES.register("L/diagonal sampled", about="The Hessian's diagonal from one random vector a step.")(
+    {"approximation": "L", "hessian": "diagonal", "diagonal_samples": 1}
+)
+MODES.register(FREE, about="No second-order work: the practical optimiser, Algorithm 3.")(
+    {"approximation": "L", "hessian": "free"}
+)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Meta-gradients along one run.
+
+    Attributes:
+        z: series to (steps, M) meta-gradients: one per mode, and ``"forward/frozen"`` and
+            ``"forward/live"`` where asked for. NaN from the step on at which a mode failed.
+        labels: M names of the entries of beta, such as ``"alpha[head]"``.
+        loss: (steps,) loss before each update.
+        beta: (steps, M) meta-parameters used in each step.
+        gamma: discount.
+        cost: a row per mode: ``ms`` and ``peak_bytes`` of a step, measured; ``kept_bytes`` between
+            steps; ``failed_at``, the step at which its meta-gradient was not finite, or -1.
+    """
+
+    z: dict[str, np.ndarray]
+    labels: list[str]
+    loss: np.ndarray
+    beta: np.ndarray
+    gamma: float
+    cost: pd.DataFrame
+
+    def scores(
+        self, against: str = EXACT, *, sums: int = 1, window: int | None = None
+    ) -> pd.DataFrame:
+        """Cosine, sign agreement and bias of each mode, per block and for all blocks together.
+
+        With a and r the mode's and the reference's meta-gradients in a window, each summed over
+        ``sums`` successive steps::
+
+            cosine = <a, r> / (|a| |r|)            over the window's time (and blocks, for "all")
+            sign   = share of entries with equal sign, where r is not zero
+            bias   = sum sign(r) (a - r) / sum |r|  mean signed relative error, weighted by |r|:
+                     0 true, -0.5 half as large, -1 nothing, above 0 too large
+
+        Comparing with the forward view. Let C[tau, t] = (1 - gamma) gamma^(tau-t-1) times the
+        derivative of f_tau(w_tau) by beta_t, for t < tau. The backward view's z_tau is the sum of
+        row tau (all past changes, one loss), the forward view's d F_t / d beta_t that of column t
+        (one change, all future losses). Step by step the two are therefore *not* comparable, even
+        where both are exact; their sums over the whole run are the same number. Over shorter sums
+        they differ by the entries that leave through the edges, which is about
+        1 / ((1 - gamma) sums) of them: so sum over several times 1 / (1 - gamma) steps, and read
+        the exact mode's score as the best that any mode can have. ``sums=len(loss)`` compares the
+        whole run: then ``bias`` is the relative error of the total, and ``cosine`` is its sign
+        in each block.
+
+        Args:
+            against: the reference, a series of ``z``.
+            sums: steps summed before comparing.
+            window: steps in a window, rounded down to whole sums; None for one over all.
+
+        Returns:
+            Columns mode, block, start (first step of the window), cosine, sign, bias.
+
+        Raises:
+            BadArgument: for an unknown reference, or sums or windows longer than the run.
+        """
+        require(against in self.z, "against", against, f"one of {', '.join(self.z)}")
+        steps = len(self.loss)
+        require(1 <= sums <= steps, "sums", sums, f"the run has {steps} steps")
+        window = steps if window is None else window
+        require(sums <= window <= steps, "window", window, f"from sums={sums} to {steps} steps")
+        summed = {name: _sum(z, sums) for name, z in self.z.items()}
+        reference, rows, size = summed.pop(against), [], window // sums
+        for name, series in summed.items():
+            if name.startswith(FORWARD) and not against.startswith(FORWARD):
+                continue
+            for start in range(0, len(reference) - size + 1, size):
+                a, r = series[start : start + size], reference[start : start + size]
+                for j, block in enumerate([*self.labels, "all"]):
+                    part = slice(None) if block == "all" else slice(j, j + 1)
+                    numbers = score(a[:, part].ravel(), r[:, part].ravel())
+                    rows.append({"mode": name, "block": block, "start": start * sums, **numbers})
+        return pd.DataFrame(rows)
+
+
+def score(a: np.ndarray, r: np.ndarray) -> dict[str, float]:
+    """Cosine, sign agreement and bias of ``a`` against ``r``; see `Fidelity.scores`."""
+    norm, size = np.linalg.norm(a) * np.linalg.norm(r), np.abs(r).sum()
+    there = r != 0
+    return {
+        "cosine": float(a @ r / norm) if norm != 0 else np.nan,
+        "sign": float((np.sign(a) == np.sign(r))[there].mean())
+        if there.any() and np.isfinite(a).all()
+        else np.nan,
+        "bias": float((np.sign(r) * (a - r)).sum() / size) if size != 0 else np.nan,
+    }
+
+
+def fidelity(
+    loss: Callable[..., Tensor],
+    params: Mapping[str, Tensor],
+    batches: Iterable[tuple],
+    *,
+    modes: Iterable[str] | None = None,
+    driver: str = FREE,
+    forward: str | Iterable[str] = (),
+    horizon: int | None = None,
+    **settings: Any,
+) -> Fidelity:
+    """Meta-gradients of several modes along the run that one of them makes.
+
+    The run is common: weights, base state, beta and meta state come from the ``driver``, and are
+    put into every other mode's engine before each step. What each mode keeps of its own are its
+    sensitivities (X, Y, Q), hence its trace. So differences are in the meta-gradient only, and
+    never the consequence of having learned differently.
+
+    Args:
+        loss, params: as ``GeneralMetaOptimize`` takes them; float64 keeps rounding out of it.
+        batches: one tuple per step, the further arguments of the loss.
+        modes: names in ``MODES``; None for all. A further mode is one entry there.
+        driver: the mode that makes the run.
+        forward: ``"frozen"`` and ``"live"``, the forward views wanted; see `forward_view`.
+        horizon: steps that the forward views see ahead; None: to the end of the run.
+        **settings: further arguments of ``GeneralMetaOptimize``: ``base``, ``meta``, ``blocks``,
+            ``alpha0``, ``eta``, ``gamma``, ``weight_decay`` ...
+
+    Raises:
+        BadArgument: for an unknown mode, no batches, or a setting that a mode cannot have.
+        NonFiniteError: if the driver's run diverges. Where another mode's meta-gradient does,
+            its series is NaN from there on, and ``cost.failed_at`` says where.
+    """
+    names = MODES.names() if modes is None else list(modes)
+    forward = (forward,) if isinstance(forward, str) else tuple(forward)
+    for key in ("approximation", "hessian", "condensed", "meta_first", "rectify"):
+        if key in settings:
+            bad(key, settings[key], "part of a mode, or not comparable along one run; see MODES")
+    batches = list(batches)
+    require(len(batches) > 0, "batches", batches, "give at least one step")
+    made = dict.fromkeys([driver, *names])
+    engines = {
+        name: GeneralMetaOptimize(loss, params, **settings, **MODES.get(name, "modes"))
+        for name in made
+    }
+    main = engines[driver]
+    empty = np.full((len(batches), main.beta.numel()), np.nan)
+    z = {name: empty.copy() for name in engines}
+    ms = {name: np.full(len(batches), np.nan) for name in engines}
+    losses, beta, failed = np.empty(len(batches)), empty.copy(), dict.fromkeys(engines, -1)
+    states = []
+    for t, batch in enumerate(batches):
+        state = main.state_dict()
+        if forward:
+            states.append({key: state[key] for key in ("t", "x", "y", "X")})
+        beta[t] = main.beta.cpu().numpy()
+        for name, engine in engines.items():
+            if failed[name] >= 0:
+                continue
+            if engine is not main:
+                follow(engine, state)
+            started = _now(main)
+            try:
+                value = engine.step(*batch)
+            except NonFiniteError:
+                if engine is main:
+                    raise
+                failed[name] = t
+                continue
+            ms[name][t] = 1e3 * (_now(main) - started)
+            z[name][t] = engine.z.cpu().numpy()
+            if engine is main:
+                losses[t] = float(value)
+    rows = [
+        {
+            "mode": name,
+            "ms": float(np.nanmedian(ms[name])) if failed[name] != 0 else np.nan,
+            "peak_bytes": peak_bytes(engines[name], batches[-1]) if failed[name] < 0 else np.nan,
+            "kept_bytes": engines[name].memory_bytes()["kept"],
+            "failed_at": failed[name],
+        }
+        for name in names
+    ]
+    z = {name: z[name] for name in names}
+    for meta in forward:
+        view = forward_view(main_like(main, loss, params, settings, driver), loss, states, batches,
+                            meta=meta, horizon=horizon)
+        z[FORWARD + meta] = view.cpu().numpy()
+    return Fidelity(z, main.labels, losses, beta, main.gamma, pd.DataFrame(rows))
