@@ -1,14 +1,10 @@
-"""A run folder holds every step recorded, whatever happens to the process or the disk."""
+"""A run folder holds every step recorded, and what the run was."""
 
-import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
@@ -136,114 +132,6 @@ def test_an_exception_keeps_what_was_recorded_and_leaves_the_run_unfinished(tmp_
         record_steps(recorder, 1)
 
 
-def test_a_process_killed_at_any_moment_keeps_all_but_its_last_part(tmp_path: Path) -> None:
-    script = textwrap.dedent(
-        """
-        import sys
-        from clmeta.recorder import Recorder
-        recorder = Recorder(sys.argv[1], ["a"], config={}, part_steps=50)
-        for step in range(10**9):
-            recorder.record(0, float(step), 1.0, 0.1)
-            if step % 50 == 0:
-                print(step, flush=True)
-        """
-    )
-    for moment in range(3):
-        folder = tmp_path / str(moment)
-        command = [sys.executable, "-c", script, str(folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if int(line) >= 200:
-                    break
-            time.sleep(0.013 * moment)
-            process.send_signal(signal.SIGKILL)
-            printed = [int(line) for line in process.stdout if line.endswith("\n")]
-        announced = max([200, *printed])
-        frame = pd.read_parquet(folder / "trajectory")
-        assert frame["step"].tolist() == list(range(len(frame)))
-        assert frame["loss"].tolist() == frame["step"].tolist()
-        assert len(frame) >= announced
-        assert len(frame) % 50 == 0
-        assert not RunFolder(folder).finished
-        assert RunFolder(folder).config == {}
-
-
-def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path: Path) -> None:
-    script = textwrap.dedent(
-        """
-        import resource, signal, sys
-        from clmeta.errors import RunFolderError
-        from clmeta.recorder import Recorder
-        recorder = Recorder(sys.argv[1], ["a"], config={}, part_steps=1000)
-        for step in range(1000):
-            recorder.record(0, float(step), 1.0, 0.1)
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
-        try:
-            for step in range(1000, 2000):
-                recorder.record(0, float(step), 1.0, 0.1)
-        except RunFolderError as error:
-            print(error)
-        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-        if sys.argv[2] == "freed":
-            recorder.close()
-        """
-    )
-    for case, kept in (("full", 1000), ("freed", 2000)):
-        command = [sys.executable, "-c", script, str(tmp_path / case), case]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "cannot write" in done.stdout and "part-00001.parquet" in done.stdout
-        assert "free space" in done.stdout and len(done.stdout.splitlines()) == 1
-        frame = pd.read_parquet(tmp_path / case / "trajectory")
-        assert frame["loss"].tolist() == list(range(kept))
-        assert not list((tmp_path / case / "trajectory").glob(".*"))
-
-
-def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match=r"cannot make .*file.*choose a folder"):
-        Recorder(tmp_path / "file" / "run", ["a"], config={})
-
-
-def test_a_finished_run_is_refused_unless_told_to_overwrite(tmp_path: Path) -> None:
-    with Recorder(tmp_path, ["a", "b"], config={"seed": 0}) as recorder:
-        record_steps(recorder, 5)
-    with pytest.raises(RunFolderError, match=r"finished run.*overwrite=True"):
-        Recorder(tmp_path, ["a", "b"], config={"seed": 1})
-    assert RunFolder(tmp_path).config == {"seed": 0}
-    with Recorder(tmp_path, ["a", "b"], config={"seed": 1}, overwrite=True) as recorder:
-        assert not RunFolder(tmp_path).finished
-        record_steps(recorder, 2)
-    assert len(pd.read_parquet(tmp_path / "trajectory")) == 2
-    assert RunFolder(tmp_path).config == {"seed": 1}
-
-
-def test_what_an_unfinished_run_left_is_moved_aside(tmp_path: Path) -> None:
-    for attempt in range(3):
-        recorder = Recorder(tmp_path, ["a", "b"], config={"attempt": attempt}, part_steps=2)
-        record_steps(recorder, 4 + 2 * attempt)
-    assert len(pd.read_parquet(tmp_path / "trajectory")) == 8
-    for attempt in range(2):
-        aside = tmp_path / f"trajectory.interrupted-{attempt}"
-        assert len(pd.read_parquet(aside)) == 4 + 2 * attempt
-        assert json.loads((aside / "_config.json").read_text()) == {"attempt": attempt}
-
-
-def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:
-    script = (
-        "import sys; from clmeta.recorder import Recorder; Recorder(sys.argv[1], ['a'], config={})"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    recorder = Recorder(tmp_path, ["a", "b"], config={})
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "being written by another process" in refused.stderr
-    with pytest.raises(ValueError), recorder:
-        raise ValueError
-    subprocess.run(command, check=True)
-
-
 def test_a_step_size_that_is_not_finite_is_written_and_then_raised(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, ["a", "b"], config={}, part_steps=3)
     record_steps(recorder, 1)
@@ -302,14 +190,6 @@ def test_a_wrong_value_is_refused_at_its_step(tmp_path: Path) -> None:
     record_steps(recorder, 1)
     with pytest.raises(BadArgument, match="test_accuracy=93"):
         recorder.end_task(0, 93.0)
-
-
-def test_a_missing_or_corrupt_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"config.json is missing"):
-        _ = RunFolder(tmp_path).config
-    (tmp_path / "config.json").write_text('{"seed": ')
-    with pytest.raises(RunFolderError, match=r"config.json cannot be read"):
-        _ = RunFolder(tmp_path).config
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
