@@ -1,21 +1,22 @@
-"""The general engine against the definition of its trace (equations.md, section 6).
-
-Nothing here uses the engine's own step: the replay below is the system written out again, and
-derivatives come from central differences of it.
-"""
+"""The general engine against the definition of its trace (equations.md, section 6)."""
 
 import itertools
 
 import pytest
 import torch
-from torch import Tensor
-from torch.func import grad, jvp, vmap
+from definition import (
+    engine,
+    finite_difference_trace,
+    learned_step_sizes,
+    loss,
+    nominal_run,
+    problem,
+    relative_error,
+)
+from torch.func import grad
 
-from clmeta.general import GeneralMetaOptimize
 from clmeta.rules import SGD, Adam, Lion, RMSprop, SGDm
 
-STEPS = 7
-EPS = 1e-6
 BASES = {
     "sgd": (SGD(), 0.0),
     "sgdm": (SGDm(), 0.0),
@@ -25,109 +26,6 @@ BASES = {
 METAS = {"sgd": SGD(), "sgdm": SGDm(), "rmsprop": RMSprop(), "adam": Adam()}
 
 
-def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-    hidden = torch.tanh(x @ params["body"])
-    return ((hidden @ params["head"] - y) ** 2).mean() + 0.1 * (params["body"] ** 4).sum()
-
-
-def problem() -> tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
-    generator = torch.Generator().manual_seed(3)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    params = {"body": normal(3, 2), "head": normal(2)}
-    return params, [(normal(4, 3), 2 * normal(4)) for _ in range(STEPS)]
-
-
-def engine(base, meta, kappa, **options) -> GeneralMetaOptimize:
-    params, _ = problem()
-    settings = {"alpha0": 0.05, "eta": 0.05, "gamma": 0.9, "blocks": "tensor"}
-    return GeneralMetaOptimize(loss, params, base, meta, weight_decay=kappa, **settings | options)
-
-
-def nominal_run(optimiser):
-    """The engine's states before each step, and after the last; and the meta-gradients used."""
-    states, z = [optimiser.state_dict()], []
-    for batch in problem()[1]:
-        optimiser.step(*batch)
-        states.append(optimiser.state_dict())
-        z.append(optimiser.z)
-    return states, z
-
-
-def base_update(rule, kappa, t):
-    def update(x, beta, g):
-        w, state = x
-        new_w, new_state = {}, {}
-        for i, name in enumerate(("body", "head")):
-            u, new_state[name] = rule.update(g[name], state[name], t)
-            new_w[name] = w[name] - torch.exp(beta[i]) * (u + kappa * w[name])
-        return new_w, new_state
-
-    return update
-
-
-def finite_difference_trace(optimiser, states, z, base, meta, kappa, hessian="exact"):
-    """H at the end, by the definition: perturb beta at every time and replay.
-
-    Y and X~ are frozen inside the step (in ``full``), H is as well in ``2x2``, and the
-    meta-gradients are in ``L``.
-    """
-    gamma, mode = optimiser.gamma, optimiser.approximation
-    batches = problem()[1]
-
-    def replay(start: int, delta: Tensor) -> Tensor:
-        x, y, h = states[start]["x"], states[start]["y"], states[start]["X"][0]
-        y = {**y, "beta": y["beta"] + delta}
-        for t in range(start, STEPS):
-            frozen = states[t]
-
-            def gradient(w, t=t, frozen=frozen):
-                if hessian == "free":
-                    return grad(loss)(frozen["x"][0], *batches[t])
-                return grad(loss)(w, *batches[t])
-
-            update = base_update(base, kappa, t + 1)
-
-            def step(x, beta, update=update, gradient=gradient):
-                return update(x, beta, gradient(x[0]))
-
-            g = gradient(x[0])
-            if mode == "L":
-                meta_gradient = z[t]
-            else:
-                trace = h if mode == "full" else frozen["X"][0]
-                meta_gradient = sum(torch.einsum("k...,...->k", trace[n], g[n]) for n in g)
-            if mode == "full":
-                columns = []
-                for j in range(2):
-                    tangent_w = {n: gamma * h[n][j] for n in h}
-                    tangent_state = {
-                        n: {s: gamma * v[j] for s, v in slots.items()}
-                        for n, slots in frozen["X"][1].items()
-                    }
-                    tangents = ((tangent_w, tangent_state), frozen["Y"]["beta"][j])
-                    columns.append(jvp(step, (x, y["beta"]), tangents)[1][0])
-                h = {n: torch.stack([c[n] for c in columns]) for n in h}
-            x = step(x, y["beta"])
-            u, state = meta.update(meta_gradient, y["state"], t + 1)
-            y = {"beta": y["beta"] - 0.05 * u, "state": state}
-        return torch.cat([w.flatten() for w in x[0].values()])
-
-    total = torch.zeros(8, 2, dtype=torch.float64)
-    shifts = EPS * torch.cat([torch.eye(2), -torch.eye(2)]).double()
-    for start in range(STEPS):
-        ends = vmap(lambda delta, s=start: replay(s, delta))(shifts)
-        derivative = (ends[:2] - ends[2:]).T / (2 * EPS)
-        total += gamma ** (STEPS - 1 - start) * ((1 - gamma) if start else 1.0) * derivative
-    return total
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return float((actual - expected).norm() / expected.norm())
-
-
 @pytest.mark.parametrize(
     ("base", "meta", "approximation"), list(itertools.product(BASES, METAS, ("full", "2x2", "L")))
 )
@@ -135,7 +33,8 @@ def test_trace_is_the_finite_difference_of_its_definition(base, meta, approximat
     rule, kappa = BASES[base]
     optimiser = engine(rule, METAS[meta], kappa, approximation=approximation, hessian="exact")
     states, z = nominal_run(optimiser)
-    expected = finite_difference_trace(optimiser, states, z, rule, METAS[meta], kappa)
+    update = learned_step_sizes(rule, kappa)
+    expected = finite_difference_trace(optimiser, states, z, update, METAS[meta])
     assert relative_error(optimiser.trace_matrix(), expected) < 1e-7
 
 
@@ -143,7 +42,8 @@ def test_trace_is_the_finite_difference_of_its_definition(base, meta, approximat
 def test_hessian_free_trace_is_the_definition_with_constant_gradients(approximation):
     optimiser = engine(Adam(), Adam(), 0.1, approximation=approximation, hessian="free")
     states, z = nominal_run(optimiser)
-    expected = finite_difference_trace(optimiser, states, z, Adam(), Adam(), 0.1, "free")
+    update = learned_step_sizes(Adam(), 0.1)
+    expected = finite_difference_trace(optimiser, states, z, update, Adam(), "free")
     assert relative_error(optimiser.trace_matrix(), expected) < 1e-7
 
 
