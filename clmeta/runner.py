@@ -22,7 +22,8 @@ from clmeta.optimizer import MetaOptimize
 from clmeta.recorder import Recorder
 from clmeta.rules import RULES, Rule
 from clmeta.runfolder import RunFolder
-from clmeta.strategies.registry import COMMON, STRATEGIES
+from clmeta.strategies.entries import STRATEGIES
+from clmeta.strategies.registry import COMMON
 
 if TYPE_CHECKING:
     from clmeta.strategies.plain import OnlineResult, OnProgress

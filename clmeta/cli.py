@@ -1,0 +1,215 @@
+"""The command line: ``clmeta demo | run | plot | list``.
+
+Nothing heavy is imported before a command needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clmeta import options as o
+from clmeta._version import __version__
+from clmeta.errors import BadArgument, ClmetaError
+
+app = typer.Typer(
+    name="clmeta",
+    help="Continual learning with step sizes that adapt themselves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Kind(str, Enum):
+    """What `clmeta list` can list."""
+
+    RULES = "rules"
+    BLOCKS = "blocks"
+    STREAMS = "streams"
+    DATASETS = "datasets"
+    MODELS = "models"
+    STRATEGIES = "strategies"
+    PLOTS = "plots"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for runs and figures.")
+    ] = Path("demo"),
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Runs at a time.", min=1)] = 2,
+    seeds: Annotated[str, typer.Option(help="Seeds, e.g. 0-2 or 0,1,7-9.")] = "0-2",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the runs of an earlier demo.")
+    ] = False,
+) -> None:
+    """Ten tasks of real digits, fixed against adaptive step sizes, in about two minutes."""
+    from clmeta.demo import run_demo
+    from clmeta.parse import parse_seeds
+
+    run_demo(output, seeds=parse_seeds(seeds), processes=jobs, overwrite=overwrite)
+
+
+@app.command()
+def run(
+    config: o.Config = None,
+    stream: o.Stream = None,
+    stream_option: o.StreamOption = None,
+    dataset: o.Dataset = None,
+    dataset_option: o.DatasetOption = None,
+    data_root: o.DataRoot = None,
+    download: o.Download = None,
+    model: o.Model = None,
+    model_option: o.ModelOption = None,
+    strategy: o.Strategy = None,
+    strategy_option: o.StrategyOption = None,
+    base: o.Base = None,
+    base_option: o.BaseOption = None,
+    meta: o.Meta = None,
+    meta_option: o.MetaOption = None,
+    blocks: o.Blocks = None,
+    alpha0: o.Alpha0 = None,
+    eta: o.Eta = None,
+    gamma: o.Gamma = None,
+    weight_decay: o.WeightDecay = None,
+    alpha_min: o.AlphaMin = None,
+    alpha_max: o.AlphaMax = None,
+    nonfinite: o.Nonfinite = None,
+    seeds: o.Seeds = None,
+    device: o.Device = None,
+    threads: o.Threads = None,
+    evaluate: o.Evaluate = None,
+    name: o.Name = None,
+    output: o.Output = None,
+    jobs: o.Jobs = 1,
+    overwrite: o.Overwrite = False,
+    skip_finished: o.SkipFinished = False,
+) -> None:
+    """Learn online from a stream and record every step into run folders."""
+    from clmeta.launch import launch
+    from clmeta.parse import parse_blocks, parse_options, parse_seeds
+
+    given: dict[str, Any] = {
+        "stream": stream,
+        "stream_options": parse_options("stream-option", stream_option),
+        "dataset": dataset,
+        "dataset_options": parse_options("dataset-option", dataset_option),
+        "data_root": data_root,
+        "download": download,
+        "model": model,
+        "model_options": parse_options("model-option", model_option),
+        "strategy": strategy,
+        "strategy_options": parse_options("strategy-option", strategy_option),
+        "base": base,
+        "base_options": parse_options("base-option", base_option),
+        "meta": meta,
+        "meta_options": parse_options("meta-option", meta_option),
+        "blocks": None if blocks is None else parse_blocks(blocks),
+        "alpha0": alpha0,
+        "eta": eta,
+        "gamma": gamma,
+        "weight_decay": weight_decay,
+        "alpha_min": alpha_min,
+        "alpha_max": alpha_max,
+        "nonfinite": nonfinite,
+        "device": device,
+        "threads": threads,
+        "evaluate": evaluate,
+        "name": name,
+    }
+    launch(
+        config,
+        {option: value for option, value in given.items() if value is not None},
+        seeds=None if seeds is None else parse_seeds(seeds),
+        output=output,
+        processes=jobs,
+        overwrite=overwrite,
+        skip_finished=skip_finished,
+    )
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[str], typer.Argument(help="Run folders, folders of them, or globs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures.")] = Path(
+        "figures"
+    ),
+    plots: Annotated[
+        list[str] | None,
+        typer.Option("--plot", "-p", help="Only this one; see clmeta list plots. Repeatable."),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", "-f", help="png, pdf or svg. Repeatable. Default: png and pdf."),
+    ] = None,
+    every: Annotated[int, typer.Option(help="Read one step in so many, for long runs.", min=1)] = 1,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Include what unfinished runs recorded.")
+    ] = False,
+) -> None:
+    """Draw step sizes and accuracies of finished runs, averaged over seeds."""
+    from clmeta.launch import draw
+
+    draw(runs, output, plots, formats or ["png", "pdf"], every=every, unfinished=unfinished)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind | None, typer.Argument(help="Only these.", show_default="all")] = None,
+) -> None:
+    """Show registered rules, blocks, streams, data sets, models, strategies and plots."""
+    from clmeta.listing import print_listing
+
+    print_listing([kind.value] if kind else [each.value for each in Kind])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; an error is one line on standard error, without a traceback."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        code = 1
+    except (ClmetaError, OSError) as error:
+        code = _fail(str(error), 2 if isinstance(error, BadArgument) else 1)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail("interrupted", 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        code = getattr(error, "exit_code", 2)
+        if error.format_message():  # nothing to say after the help was shown
+            _fail(_usage(error), code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any) -> str:
+    """A usage error of typer's as one line."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "clmeta"
+    return f"{error.format_message().rstrip('.')}. See {command} --help."
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
