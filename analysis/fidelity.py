@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from clmeta.analysis.fidelity_cost import peak_bytes, synchronise
+from clmeta.analysis.fidelity_cost import peak_bytes, seconds
 from clmeta.analysis.forward_view import forward_view
 from clmeta.errors import NonFiniteError, bad, require
 from clmeta.general import GeneralMetaOptimize
@@ -180,10 +178,10 @@ def fidelity(
         for name in made
     }
     main = engines[driver]
-    empty = np.full((len(batches), main.beta.numel()), np.nan)
-    z = {name: empty.copy() for name in engines}
-    ms = {name: np.full(len(batches), np.nan) for name in engines}
-    losses, beta, failed = np.empty(len(batches)), empty.copy(), dict.fromkeys(engines, -1)
+    device, steps = main.beta.device, len(batches)
+    z = {name: np.full((steps, main.beta.numel()), np.nan) for name in engines}
+    ms = {name: np.full(steps, np.nan) for name in engines}
+    beta, losses, failed = np.empty_like(z[driver]), np.empty(steps), {}
     states = []
     for t, batch in enumerate(batches):
         state = main.state_dict()
@@ -191,11 +189,11 @@ def fidelity(
             states.append({key: state[key] for key in ("t", "x", "y", "X")})
         beta[t] = main.beta.cpu().numpy()
         for name, engine in engines.items():
-            if failed[name] >= 0:
+            if name in failed:
                 continue
             if engine is not main:
-                follow(engine, state)
-            started = _now(main)
+                put_on_the_run(engine, state)
+            started = seconds(device)
             try:
                 value = engine.step(*batch)
             except NonFiniteError:
@@ -203,23 +201,79 @@ def fidelity(
                     raise
                 failed[name] = t
                 continue
-            ms[name][t] = 1e3 * (_now(main) - started)
+            ms[name][t] = 1e3 * (seconds(device) - started)
             z[name][t] = engine.z.cpu().numpy()
             if engine is main:
                 losses[t] = float(value)
-    rows = [
+    series = {name: z[name] for name in names}
+    for meta in forward:
+        view = forward_view(main, loss, states, batches, meta=meta, horizon=horizon)
+        series[FORWARD + meta] = view.cpu().numpy()
+    cost = pd.DataFrame(
         {
             "mode": name,
-            "ms": float(np.nanmedian(ms[name])) if failed[name] != 0 else np.nan,
-            "peak_bytes": peak_bytes(engines[name], batches[-1]) if failed[name] < 0 else np.nan,
+            "ms": float(np.median(ms[name][: failed.get(name, steps)]))
+            if failed.get(name) != 0
+            else np.nan,
+            "peak_bytes": _peak(engines[name], batches[-1]),
             "kept_bytes": engines[name].memory_bytes()["kept"],
-            "failed_at": failed[name],
+            "failed_at": failed.get(name, -1),
         }
         for name in names
-    ]
-    z = {name: z[name] for name in names}
-    for meta in forward:
-        view = forward_view(main_like(main, loss, params, settings, driver), loss, states, batches,
-                            meta=meta, horizon=horizon)
-        z[FORWARD + meta] = view.cpu().numpy()
-    return Fidelity(z, main.labels, losses, beta, main.gamma, pd.DataFrame(rows))
+    )
+    return Fidelity(series, main.labels, losses, beta, main.gamma, cost)
+
+
+def put_on_the_run(engine: GeneralMetaOptimize, state: Mapping[str, Any]) -> None:
+    """Weights, base state, beta and meta state of another engine; own sensitivities stay."""
+    own = engine.state_dict()
+    engine.load_state_dict({**own, **{key: state[key] for key in ("t", "x", "y")}})
+
+
+def fidelity_grid(
+    loss: Callable[..., Tensor],
+    params: Mapping[str, Tensor],
+    batches: Iterable[tuple],
+    *,
+    etas: Iterable[float],
+    gammas: Iterable[float],
+    against: str = EXACT,
+    sums: int = 1,
+    **settings: Any,
+) -> pd.DataFrame:
+    """`Fidelity.scores` over whole runs, one for each eta and gamma.
+
+    Args:
+        loss, params, batches: as for `fidelity`.
+        etas, gammas: meta step sizes and discounts; every pair is a run.
+        against, sums: as for `Fidelity.scores`.
+        **settings: as for `fidelity`.
+
+    Returns:
+        The scores with the columns ``eta`` and ``gamma`` in front.
+    """
+    batches, gammas = list(batches), list(gammas)
+    parts = []
+    for eta in etas:
+        for gamma in gammas:
+            run = fidelity(loss, params, batches, eta=eta, gamma=gamma, **settings)
+            scores = run.scores(against, sums=sums)
+            scores.insert(0, "gamma", gamma)
+            scores.insert(0, "eta", eta)
+            parts.append(scores)
+    require(len(parts) > 0, "etas", etas, "give at least one eta and one gamma")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _sum(z: np.ndarray, steps: int) -> np.ndarray:
+    """Sums over successive whole groups of steps; what is left over at the end is left out."""
+    groups = len(z) // steps
+    return z[: groups * steps].reshape(groups, steps, -1).sum(1)
+
+
+def _peak(engine: GeneralMetaOptimize, batch: tuple) -> float:
+    """Peak memory of one more step; NaN where the mode can make none."""
+    try:
+        return peak_bytes(lambda: engine.step(*batch), engine.beta.device)
+    except NonFiniteError:
+        return np.nan
