@@ -54,18 +54,24 @@ class Event:
 
 
 OnEvent = Callable[[Event], object]
+#: Does job number so-and-so, tells what happens, and returns the job's last event.
+Do = Callable[[int, Any, OnEvent], Event]
 ENDS = ("finished", "failed", "interrupted")
 
 
 def run_jobs(
-    jobs: Sequence[Job], processes: int = 1, on_event: OnEvent | None = None
+    jobs: Sequence[Any],
+    processes: int = 1,
+    on_event: OnEvent | None = None,
+    do: Do | None = None,
 ) -> list[Event]:
     """Do all jobs, each to its end whatever becomes of the others.
 
     Args:
-        jobs: the runs.
+        jobs: the runs, each a `Job`; or whatever ``do`` does.
         processes: how many to do at a time; 1 does them in this process.
         on_event: called in this process with every event.
+        do: does one job; a function of a module, so that processes find it.
 
     Returns:
         The last event of each job, in order.
@@ -74,9 +80,10 @@ def run_jobs(
         KeyboardInterrupt: after every run under way has written what it recorded.
     """
     tell = on_event or (lambda event: None)
+    do = do or _run_here
     if processes <= 1 or len(jobs) <= 1:
-        return [_run_here(number, job, tell) for number, job in enumerate(jobs)]
-    return _Pool(jobs, min(processes, len(jobs)), tell).run()
+        return [do(number, job, tell) for number, job in enumerate(jobs)]
+    return _Pool(jobs, min(processes, len(jobs)), tell, do).run()
 
 
 def _run_here(number: int, job: Job, tell: OnEvent) -> Event:
@@ -103,14 +110,14 @@ def _run_here(number: int, job: Job, tell: OnEvent) -> Event:
     return last
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, do: Do) -> None:
     """A worker process: jobs come in, events go out; SIGTERM interrupts, SIGINT is the parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
         while True:
             number, job = pipe.recv()
-            _run_here(number, job, pipe.send)
+            do(number, job, pipe.send)
 
 
 def _interrupt(signum: int, frame: Any) -> None:
@@ -121,8 +128,9 @@ def _interrupt(signum: int, frame: Any) -> None:
 class _Pool:
     """A pipe per process, so that a process that is killed takes nothing with it but its job."""
 
-    def __init__(self, jobs: Sequence[Job], processes: int, tell: OnEvent) -> None:
+    def __init__(self, jobs: Sequence[Any], processes: int, tell: OnEvent, do: Do) -> None:
         self.jobs = jobs
+        self.do = do
         self.tell = tell
         self.waiting = deque(range(len(jobs)))
         self.ends: dict[int, Event] = {}
@@ -147,7 +155,7 @@ class _Pool:
 
     def _hire(self) -> None:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_work, args=(theirs,), daemon=True)
+        process = self.context.Process(target=_work, args=(theirs, self.do), daemon=True)
         with _ignoring_interrupts():
             process.start()
         theirs.close()
