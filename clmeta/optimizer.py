@@ -297,6 +297,8 @@ class MetaOptimize(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        # torch adds it after loading; a second optimiser is built from `defaults` as keywords.
+        self.defaults.pop("differentiable", None)
         if "_path" in state:
             self._path.optimizer = self
             self._bind()
