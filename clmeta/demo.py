@@ -21,9 +21,9 @@ ALPHA0 = BEST_FIXED / 10
 
 SETTING = RunConfig(stream="permuted_inputs", dataset="digits", model="mlp", base="adamw")
 METHODS = {
-    f"fixed step size {BEST_FIXED:g}": {"meta": "none", "alpha0": BEST_FIXED},
-    "MetaOptimize, scalar": {"blocks": "scalar", "alpha0": ALPHA0},
-    "MetaOptimize, block per layer": {"blocks": "layer", "alpha0": ALPHA0},
+    f"fixed {BEST_FIXED:g}": {"meta": "none", "alpha0": BEST_FIXED},
+    "adaptive, scalar": {"blocks": "scalar", "alpha0": ALPHA0},
+    "adaptive, per layer": {"blocks": "layer", "alpha0": ALPHA0},
 }
 
 INTRODUCTION = (
