@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from clmeta.analysis import style
 from clmeta.analysis.accuracy import accuracy_per_task
@@ -95,6 +95,10 @@ def plot_switches(
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(style.number_format())
     ax.yaxis.set_minor_formatter(FuncFormatter(_two_and_five))
+    low, high = ax.get_ylim()
+    if high < 5 * low:  # too little for ticks at powers of ten
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("steps since the switch")
     ax.set_ylabel(r"$\alpha\;/\;\alpha$ at the switch")
     _step_axis(ax, curves["offset"].max(), curves["offset"].min())
@@ -121,7 +125,7 @@ def plot_cumulative_accuracy(
     for method, curve in curves.groupby("method", observed=True):
         color, line = looks[method]
         _draw(ax, curve, "step", color, line, str(method))
-    ax.yaxis.set_major_formatter(style.number_format(0.01))
+    _share_axis(ax)
     ax.set_xlabel("step")
     ax.set_ylabel("cumulative accuracy (%)")
     _step_axis(ax, last)
@@ -160,7 +164,7 @@ def plot_accuracy_per_task(
             elinewidth=0.7,
             label=str(method),
         )
-    ax.yaxis.set_major_formatter(style.number_format(0.01))
+    _share_axis(ax)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.set_xlabel("task")
     name = "online accuracy" if measure == "online_accuracy" else "test accuracy"
@@ -242,6 +246,13 @@ def _step_axis(ax: Axes, last: float, first: float = 0) -> None:
     ax.set_xlim(first, max(last, first + 1))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(style.step_format(last))
+
+
+def _share_axis(ax: Axes) -> None:
+    """Percent; intervals of few seeds may reach beyond what is possible, the axis does not."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, 0.0), min(high, 1.0))
+    ax.yaxis.set_major_formatter(style.number_format(0.01))
 
 
 def _two_and_five(value: float, _: float | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -20,6 +21,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 COLUMN_WIDTH = 3.25  # inches
 HEIGHT = 2.3
+LEGEND_ROW = 0.13
 FONT = 8.0  # points
 SMALL_FONT = 7.0
 #: Of more lines than this only some are named in the legend.
@@ -69,6 +71,9 @@ def add_legend(axes: Axes) -> None:
         )
         if legend.get_window_extent().width <= room:
             break
+    if isinstance(figure, Figure) and tuple(figure.get_size_inches()) == (COLUMN_WIDTH, HEIGHT):
+        rows = math.ceil(len(labels) / columns)
+        figure.set_figheight(HEIGHT + LEGEND_ROW * (rows - 1))  # the axes keep their size
 
 
 def number_format(unit: float = 1.0, suffix: str = "") -> FuncFormatter:

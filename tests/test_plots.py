@@ -146,6 +146,13 @@ def test_accuracy_per_task_shows_the_means_per_task() -> None:
     np.testing.assert_allclose(axes.containers[0].lines[0].get_ydata(orig=False), expected)
 
 
+def test_an_accuracy_axis_shows_what_is_possible_although_intervals_reach_beyond() -> None:
+    runs = make_runs({"one": ["a"]}, seeds=2)
+    runs["cumulative_accuracy"] = np.where(runs["seed"] == 0, 0.1, 0.95)
+    low, high = plot_cumulative_accuracy(runs).get_ylim()
+    assert 0 <= low < high <= 1
+
+
 def test_all_plots_are_saved_in_all_formats(tmp_path: Path) -> None:
     paths = save_plots(make_runs(TWO), tmp_path / "figures")
     assert len(paths) == 2 * len(PLOTS.names())
