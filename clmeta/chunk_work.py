@@ -1,0 +1,190 @@
+"""Do one chunk of a sweep: claim its runs, train them together or one by one, keep errors."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clmeta.chunks import PRIVATE, Chunk, SweepRun
+from clmeta.claims import Claims
+from clmeta.errors import ClmetaError, RunFolderError
+from clmeta.jobs import Event
+from clmeta.runfolder import RunFolder, as_json
+
+
+@dataclass(frozen=True)
+class Told(Event):
+    """Something that happened to chunk number `job` of a sweep.
+
+    Kinds beside those of `Event`: ``"run finished"`` and ``"run failed"``.
+
+    Attributes:
+        run: the name of the run's folder.
+        runs: how many runs the progress covers.
+        done: steps done of `steps`, for each of them.
+        steps: steps in all.
+        elsewhere: the chunk ended undone, because another process holds one of its runs.
+    """
+
+    run: str | None = None
+    runs: int = 1
+    done: int = 0
+    steps: int = 0
+    elsewhere: bool = False
+
+
+Tell = Callable[[Any], object]
+
+
+def do_chunk(
+    number: int,
+    chunk: Chunk,
+    tell: Tell,
+    *,
+    job: str | None = None,
+    fatal: tuple[type[BaseException], ...] = (),
+) -> Told:
+    """Do what is missing of a chunk; a run that fails leaves ``error.json`` and stops no other.
+
+    Args:
+        number: of the chunk, for what is told.
+        chunk: the chunk.
+        tell: called with every `Told`.
+        job: the cluster job that this process is, if any.
+        fatal: errors that are not a run's and end everything.
+
+    Returns:
+        The last that was told.
+    """
+    worker = _Worker(number, chunk, tell, fatal)
+    tell(Told(number, "started"))
+    try:
+        with Claims(chunk.output / PRIVATE / "claims", job=job) as claims:
+            if claims.take(run.name for run in chunk.missing):
+                worker.work()
+                last = Told(number, "finished")
+            else:
+                last = Told(number, "finished", elsewhere=True)
+    except RunFolderError as error:  # claims cannot be written: nothing else could
+        last = Told(number, "failed", error=str(error))
+    except KeyboardInterrupt:
+        tell(Told(number, "interrupted"))
+        raise
+    tell(last)
+    return last
+
+
+class _Worker:
+    def __init__(
+        self, number: int, chunk: Chunk, tell: Tell, fatal: tuple[type[BaseException], ...]
+    ) -> None:
+        self.number = number
+        self.chunk = chunk
+        self.tell = tell
+        self.fatal = fatal
+        self.runs = 1
+
+    def work(self) -> None:
+        """Train what is missing, together where that is possible."""
+        together = [run for run in self.chunk.runs if run.finished or not run.failed_alone]
+        settled: set[str] = set()
+        if len(together) > 1 and any(not run.finished for run in together):
+            settled = self._together(together)
+        for run in self.chunk.missing:
+            if run.name not in settled:
+                self._alone(run)
+
+    def _together(self, runs: Sequence[SweepRun]) -> set[str]:
+        """Train runs as one program; the names of those that failed for good."""
+        run_replicas = replicas()
+        if run_replicas is None:
+            return set()
+        missing = [run for run in runs if not run.finished]
+        self.runs = len(missing)
+        with _spare_folders(self.chunk.output) as spare:
+            # A finished run trains along, so that rounding is that of the whole chunk, and its
+            # second recording is thrown away.
+            folders = [spare / run.name if run.finished else run.folder for run in runs]
+            try:
+                run_replicas(
+                    [run.config for run in runs],
+                    folders,
+                    on_progress=self._progress,
+                    chunk=len(runs),
+                )
+            except self.fatal:
+                raise
+            except RunFolderError as error:  # a full disk is full for each of them
+                failed = [run for run in missing if not run.finished]
+                for run in failed:
+                    self._failed(run, error, alone=False)
+                return {run.name for run in failed}
+            except Exception:
+                pass  # whose error it is shows when each runs by itself
+        for run in missing:
+            if run.finished:
+                self._finished(run)
+        return set()
+
+    def _alone(self, run: SweepRun) -> None:
+        from clmeta.runner import run as train
+
+        self.runs = 1
+        try:
+            train(run.config, run.folder, on_progress=self._progress)
+        except self.fatal:
+            raise
+        except Exception as error:
+            self._failed(run, error, alone=True)
+        else:
+            self._finished(run)
+
+    def _progress(self, progress: Any) -> None:
+        step, steps = progress.step, progress.steps
+        self.tell(Told(self.number, "progress", runs=self.runs, done=step, steps=steps))
+
+    def _finished(self, run: SweepRun) -> None:
+        (run.folder / "error.json").unlink(missing_ok=True)
+        self.tell(Told(self.number, "run finished", run=run.name))
+
+    def _failed(self, run: SweepRun, error: Exception, alone: bool) -> None:
+        expected = isinstance(error, ClmetaError)
+        line = str(error) if expected else f"{type(error).__name__}: {error}".splitlines()[0]
+        trace = None if expected else "".join(traceback.format_exception(error))
+        keep_error(run, line, trace, alone)
+        self.tell(Told(self.number, "run failed", error=line, trace=trace, run=run.name))
+
+
+@contextmanager
+def _spare_folders(output: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="spare-", dir=output / PRIVATE))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep_error(run: SweepRun, error: str, trace: str | None, alone: bool) -> None:
+    """Write ``error.json`` into the run's folder, if anything can be written there."""
+    content = {"error": error, "trace": trace, "alone": alone, "time": time.time()}
+    with suppress(OSError):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        folder = RunFolder(run.folder)
+        folder.write_json(run.folder / "error.json", as_json("error", content))
+
+
+def replicas() -> Callable[..., Any] | None:
+    """The function that trains many runs as one program, if this installation has it."""
+    try:
+        module = importlib.import_module("clmeta.replicas")
+    except ModuleNotFoundError:
+        return None
+    return module.run_replicas
