@@ -14,6 +14,7 @@ import typer
 
 from clmeta import options as o
 from clmeta._version import __version__
+from clmeta.cli_sweep import best, sweep
 from clmeta.errors import BadArgument, ClmetaError
 
 app = typer.Typer(
@@ -171,6 +172,10 @@ def plot(
     from clmeta.launch import draw
 
     draw(runs, output, plots, formats or ["png", "pdf"], every=every, unfinished=unfinished)
+
+
+app.command()(sweep)
+app.command()(best)
 
 
 @app.command("list")
