@@ -1,0 +1,204 @@
+"""A network's gradients for R learners at once, as one flat program of torch operations.
+
+``vmap`` over ``grad`` of the plain loss is traced once for a shape of batch and then run without
+``vmap`` or autograd. Convolutions become grouped ones, linear layers ``bmm``. Two rewrites of the
+traced program matter at batch size one (figures in docs/speed.md): 2 x 2 max-pooling by maxima of
+strided views, and gradients of linear layers kept as the two factors of their outer product.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from clmeta._pool import pool, pool_backward
+
+aten = torch.ops.aten
+
+
+class NotBatchable(Exception):
+    """Why a network's learners must run one by one."""
+
+
+@dataclass
+class Outer:
+    """A gradient (R, M, N) given as a b with a (R, M, 1) and b (R, 1, N); never formed whole."""
+
+    a: Tensor
+    b: Tensor
+
+    def dense(self) -> Tensor:
+        """The gradient itself, (R, M, N)."""
+        return self.a * self.b
+
+
+Gradient = Tensor | Outer
+
+
+class BatchedNetwork:
+    """Losses and gradients of R networks of one architecture, one input batch each.
+
+    Args:
+        model: the architecture; its own weights are not used.
+        names: the parameters that gradients are wanted for, all others being fixed.
+
+    Raises:
+        NotBatchable: for a network with buffers (they would be shared), or random layers.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        if any(True for _ in model.buffers()):
+            raise NotBatchable("it has buffers (batch normalisation?), which learners can't share")
+        self.model = model
+        self.names = list(names)
+        self._programs: dict[tuple[Any, ...], tuple[fx.GraphModule, list[bool]]] = {}
+
+    def __call__(
+        self, weights: Sequence[Tensor], x: Tensor, y: Tensor
+    ) -> tuple[list[Gradient], Tensor, Tensor]:
+        """Gradients, losses (R,) and shares predicted right (R,), before any update.
+
+        Args:
+            weights: one tensor (R, *shape) per name.
+            x: (R, batch, C, H, W); y: (R, batch).
+        """
+        key = (x.shape, y.shape, x.device)
+        if key not in self._programs:
+            self._programs[key] = self._trace(weights, x, y)
+        program, is_outer = self._programs[key]
+        with torch.no_grad():
+            out = list(program(list(weights), x, y))
+        loss, share = out[-2:]
+        parts = iter(out[:-2])
+        return (
+            [Outer(next(parts), next(parts)) if o else next(parts) for o in is_outer],
+            loss,
+            share,
+        )
+
+    def _one(self, weights: list[Tensor], x: Tensor, y: Tensor) -> Any:
+        def loss(values: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            output = functional_call(self.model, dict(zip(self.names, values, strict=True)), (x,))
+            value = F.cross_entropy(output, y)
+            return value, (value, output)
+
+        grads, (value, output) = grad(loss, has_aux=True)(weights)
+        return grads, value, output.argmax(1).eq(y).to(value.dtype).mean()
+
+    def _trace(
+        self, weights: Sequence[Tensor], x: Tensor, y: Tensor
+    ) -> tuple[fx.GraphModule, list[bool]]:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        def batched(weights: list[Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
+            grads, loss, share = vmap(self._one)(weights, x, y)
+            return [*grads, loss, share]
+
+        try:
+            with warnings.catch_warnings():
+                # An operation without a batching rule would be looped over, slower than one by one.
+                warnings.filterwarnings("error", message="There is a performance drop")
+                program = make_fx(batched)(list(weights), x, y)
+        except Exception as error:
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise NotBatchable(line) from error
+        return program, rewrite(program)
+
+
+def rewrite(program: fx.GraphModule) -> list[bool]:
+    """Apply both rewrites; says for each output but the last two whether it is an outer product."""
+    for node in list(program.graph.nodes):
+        if node.target is aten.max_pool2d_with_indices.default:
+            _rewrite_pool(program.graph, node)
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    *grads, loss, share = output.args[0]
+    factors = [_factors(program.graph, node, output) for node in grads]
+    flat: list[fx.Node] = []
+    for node, pair in zip(grads, factors, strict=True):
+        flat += [node] if pair is None else list(pair)
+    output.args = ([*flat, loss, share],)
+    # The new number of outputs does not fit the traced pytree.
+    info = program.graph._codegen.pytree_info  # type: ignore[attr-defined]
+    spec = torch.utils._pytree.tree_structure([0] * (len(flat) + 2))
+    program.graph._codegen.pytree_info = info._replace(out_spec=spec)  # type: ignore[attr-defined]
+    program.graph.eliminate_dead_code()
+    program.recompile()
+    return [pair is not None for pair in factors]
+
+
+def _rewrite_pool(graph: fx.Graph, node: fx.Node) -> None:
+    """Replace 2 x 2 pooling and its backward pass, where that is what they are."""
+    x, *rest = node.args
+    size = list(x.meta["val"].shape)  # type: ignore[union-attr]
+    plain = [list(a) if isinstance(a, (list, tuple)) else a for a in rest]
+    if plain not in ([[2, 2]], [[2, 2], [2, 2]]) or size[-1] % 2 or size[-2] % 2:
+        return
+    uses = list(node.users)
+    if any(use.target is not operator.getitem for use in uses):
+        return
+    values = [use for use in uses if use.args[1] == 0]
+    backward = _backward_of(node, [use for use in uses if use.args[1] == 1])
+    if backward is None:
+        return
+    for use in values:
+        with graph.inserting_before(use):
+            new = graph.call_function(pool, (x,))
+            new.meta = dict(use.meta)
+        use.replace_all_uses_with(new)
+    for use in backward:
+        with graph.inserting_before(use):
+            new = graph.call_function(pool_backward, (use.args[0], use.args[1]))
+            new.meta = dict(use.meta)
+        use.replace_all_uses_with(new)
+
+
+def _backward_of(node: fx.Node, indices: list[fx.Node]) -> list[fx.Node] | None:
+    """The nodes that use the pooling's indices, if all are its backward pass or changes of view."""
+    found: list[fx.Node] = []
+    open_nodes = list(indices)
+    while open_nodes:
+        for use in open_nodes.pop().users:
+            if use.target is aten.max_pool2d_with_indices_backward.default:
+                found.append(use)
+            elif use.target in (aten.view.default, aten.permute.default):
+                open_nodes.append(use)
+            else:
+                return None
+    return found
+
+
+def _factors(graph: fx.Graph, node: fx.Node, output: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """(a, b) with node = a b, if it is a bmm over one sample, seen through transpositions."""
+    shape = node.meta["val"].shape
+    flipped = False
+    while node.target is not aten.bmm.default:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node):
+            return None
+        same = source.meta["val"].shape == shape
+        if node.target is aten.transpose.int and set(node.args[1:]) in ({1, 2}, {-1, -2}):
+            flipped = not flipped
+        elif node.target not in (aten.view.default, aten._unsafe_view.default) or not same:
+            return None
+        shape = source.meta["val"].shape
+        node = source
+    a, b = node.args
+    if not isinstance(a, fx.Node) or not isinstance(b, fx.Node) or len(shape) != 3:
+        return None
+    if a.meta["val"].shape[2] != 1:
+        return None
+    if flipped:
+        with graph.inserting_before(output):
+            a, b = (
+                graph.call_function(aten.transpose.int, (b, 1, 2)),
+                graph.call_function(aten.transpose.int, (a, 1, 2)),
+            )
+    return a, b

@@ -1,0 +1,235 @@
+"""A few learners trained together from start to end, each recorded into its own run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clmeta._batched import BatchedNetwork, Gradient, NotBatchable
+from clmeta._device_steps import DeviceSteps
+from clmeta._lockstep import Lockstep, Segment
+from clmeta._stacked import Stacked
+from clmeta._stacked_fine import FineSteps
+from clmeta._tiles import Tiles
+from clmeta.config import FACTS, RunConfig
+from clmeta.errors import ClmetaError
+from clmeta.recorder import Recorder
+from clmeta.rules import Rule
+from clmeta.runner import Prepared, _summary, prepare
+from clmeta.strategies.plain import OnlineResult, accuracy
+
+
+@dataclass
+class Learner:
+    """One run on its way: what it learns with, where it records, what it has come to."""
+
+    index: int
+    folder: Path
+    prepared: Prepared
+    recorder: Recorder
+    learnt: list[Tensor]
+    task_accuracy: list[float] = field(default_factory=list)
+    test_accuracy: list[float] = field(default_factory=list)
+    error: BaseException | None = None
+    finished: bool = False
+
+    @property
+    def config(self) -> RunConfig:
+        return self.prepared.config
+
+
+def rules_of(prepared: Prepared) -> tuple[Rule | None, Rule | None]:
+    """Base and meta rule; the base is None if it is a wrapped torch optimiser."""
+    return getattr(prepared.optimizer._path, "rule", None), prepared.optimizer.sizes.rule
+
+
+def learnt_names(prepared: Prepared) -> list[str]:
+    """The parameters that get a gradient, by one backward pass; others are never updated."""
+    model, stream = prepared.model, prepared.stream
+    x = torch.zeros(1, *stream.input_shape, device=prepared.optimizer.alpha.device)
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    output = model(x).sum()
+    grads = torch.autograd.grad(output, [p for _, p in named], allow_unused=True)
+    return [name for (name, _), g in zip(named, grads, strict=True) if g is not None]
+
+
+class Program:
+    """The batched network and optimiser of some learners: one call is one step of all.
+
+    Raises:
+        NotBatchable: saying why the learners must run one by one.
+    """
+
+    def __init__(self, prepared: Sequence[Prepared]) -> None:
+        base, meta = rules_of(prepared[0])
+        if base is None:
+            raise NotBatchable("its base is a torch optimiser, not a rule")
+        names = learnt_names(prepared[0])
+        self.network = BatchedNetwork(prepared[0].model, names)
+        params = [[dict(p.model.named_parameters())[name] for name in names] for p in prepared]
+        weights = [torch.stack([p.detach() for p in each]) for each in zip(*params, strict=True)]
+        optimizers = [p.optimizer for p in prepared]
+        self.stacked = Stacked(optimizers, weights, params, base, meta)
+        self.fine = FineSteps(self.stacked) if self.stacked.granularity else None
+        on_cpu = weights[0].device.type == "cpu"
+        self.steps: Any = self.fine or (Tiles if on_cpu else DeviceSteps)(self.stacked)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with the learners in ``rows`` only."""
+        self.stacked.keep(rows)
+        if self.fine:
+            self.fine.keep(rows)
+        self.steps.build()
+
+    def gradients(self, x: Tensor, y: Tensor) -> tuple[list[Gradient], Tensor, Tensor]:
+        """Gradients, losses (R,) and shares right (R,) at the present weights."""
+        return self.network(self.stacked.w, x, y)
+
+    def run(self, segment: Segment) -> tuple[Tensor, Tensor, Tensor]:
+        """All steps of a segment: losses and shares right (steps, R), alpha used (steps, R, B)."""
+        losses, shares, alphas = [], [], []
+        for x, y in zip(segment.x, segment.y, strict=True):
+            grads, loss, share = self.gradients(x, y)
+            losses.append(loss)
+            shares.append(share)
+            alphas.append(self.stacked.alpha.clone())
+            self.steps.step(grads)
+        return torch.stack(losses), torch.stack(shares), torch.stack(alphas)
+
+
+class _View:
+    """What a run's summary asks its optimiser for."""
+
+    def __init__(self, stacked: Stacked, row: int) -> None:
+        self._stacked, self._row = stacked, row
+
+    def step_sizes(self) -> dict[str, float]:
+        return self._stacked.step_sizes(self._row)
+
+    @property
+    def withheld(self) -> int:
+        return int(self._stacked.withheld[self._row])
+
+
+class Chunk:
+    """Learners of one group, from prepared configs to finished run folders.
+
+    Args:
+        runs: (number, config, folder) of each.
+        overwrite: replace finished runs.
+        tell: called after every segment with the learner-steps it did.
+
+    Raises:
+        NotBatchable: before any folder is touched.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[tuple[int, RunConfig, Path]],
+        overwrite: bool,
+        tell: Callable[[int], object],
+    ) -> None:
+        self.runs, self.overwrite, self.tell = runs, overwrite, tell
+        self.prepared = [prepare(config) for _, config, _ in runs]
+        self.program = Program(self.prepared)
+        self.check()
+
+    def check(self) -> None:
+        """One batched gradient against the network's own, for the first and last learner."""
+        program = self.program
+        streams = [p.stream for p in self.prepared]
+        first = next(iter(Lockstep(streams)))
+        grads, _, _ = program.gradients(first.x[0], first.y[0])
+        for row in {0, len(streams) - 1}:
+            model = self.prepared[row].model
+            named = dict(model.named_parameters())
+            params = [named[name] for name in program.network.names]
+            value = torch.nn.functional.cross_entropy(model(first.x[0][row]), first.y[0][row])
+            for mine, theirs in zip(grads, torch.autograd.grad(value, params), strict=True):
+                dense = mine if isinstance(mine, Tensor) else mine.dense()
+                scale = float(theirs.abs().max()) + 1e-30
+                if not bool((dense[row] - theirs).abs().max() <= 1e-3 * scale):
+                    raise NotBatchable("batched and ordinary gradients differ")
+
+    def train(self) -> dict[int, BaseException | None]:
+        """Do all runs; number of each to its error, or None if it finished."""
+        program, learners = self.program, []
+        ends: dict[int, BaseException | None] = {}
+        with contextlib.ExitStack() as stack:
+            for (index, config, folder), prepared in zip(self.runs, self.prepared, strict=True):
+                content = {**config.to_dict(), "method": config.method, FACTS: prepared.facts()}
+                names = prepared.optimizer.block_names
+                recorder = Recorder(folder, names, config=content, overwrite=self.overwrite)
+                stack.enter_context(recorder)
+                named = dict(prepared.model.named_parameters())
+                learnt: list[Tensor] = [named[name] for name in program.network.names]
+                prepared.model.train()
+                learners.append(Learner(index, folder, prepared, recorder, learnt))
+            feed = Lockstep([learner.prepared.stream for learner in learners])
+            self.prepared = []
+            for segment in feed:
+                results = [values.tolist() for values in program.run(segment)]
+                for row, learner in enumerate(learners):
+                    self._after(row, learner, segment, *results)
+                self.tell(len(segment.y) * len(learners))
+                going = [r for r, each in enumerate(learners) if not (each.finished or each.error)]
+                if len(going) < len(learners):
+                    for learner in learners:
+                        if learner.finished or learner.error:
+                            ends[learner.index] = learner.error
+                    learners = [learners[r] for r in going]
+                    if not learners:
+                        break
+                    feed.keep(going)
+                    program.keep(going)
+        return ends
+
+    def _after(
+        self, row: int, learner: Learner, segment: Segment, losses: Any, shares: Any, alphas: Any
+    ) -> None:
+        """Record one learner's steps of a segment; an error ends this learner and no other."""
+        recorder, count = learner.recorder, len(learner.prepared.optimizer.block_names)
+        try:
+            for loss, share, alpha in zip(losses, shares, alphas, strict=True):
+                recorder.record(segment.task[row], loss[row], share[row], alpha[row][:count])
+            self._check(row, learner)
+            if row in segment.ends:
+                self._end_task(row, learner, segment.task[row])
+            if row in segment.done:
+                self._finish(row, learner)
+        except (ClmetaError, OSError) as error:
+            learner.error = error
+            recorder.__exit__(type(error), error, error.__traceback__)
+
+    def _check(self, row: int, learner: Learner) -> None:
+        if learner.config.nonfinite == "raise" and int(self.program.stacked.withheld[row]):
+            raise self.program.stacked.error(row)
+
+    def _end_task(self, row: int, learner: Learner, task: int) -> None:
+        score = float("nan")
+        if learner.config.evaluate:
+            with torch.no_grad():
+                for p, w in zip(learner.learnt, self.program.stacked.w, strict=True):
+                    p.copy_(w[row])
+            score = accuracy(learner.prepared.model, *learner.prepared.stream.test_set(task))
+            learner.test_accuracy.append(score)
+        learner.task_accuracy.append(learner.recorder.end_task(task, score))
+
+    def _finish(self, row: int, learner: Learner) -> None:
+        steps = learner.prepared.stream.steps_per_task
+        right = sum(n * a for n, a in zip(steps, learner.task_accuracy, strict=True))
+        online = OnlineResult(
+            sum(steps), right / sum(steps), learner.task_accuracy, learner.test_accuracy
+        )
+        view: Any = _View(self.program.stacked, row)
+        learner.recorder.close(
+            _summary(dataclasses.replace(learner.prepared, optimizer=view), online)
+        )
+        learner.finished = True
