@@ -15,6 +15,19 @@ from clmeta.meta_parameters import OF_THE_UPDATE, Map
 from clmeta.rules import Rule
 
 
+def _join(parts: list[Tensor]) -> Tensor:
+    """Several tensors as one vector; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
+
+
+def _split(joined: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
+    """The parts of ``_join``."""
+    if len(shapes) == 1:
+        return [joined]
+    parts = joined.split([shape.numel() for shape in shapes])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
 class StepMap:
     """Base and meta update as pure functions, and their products along tangents.
 
@@ -65,21 +78,35 @@ class StepMap:
         params, states = x
         values = {**self.fixed, **self.values(beta)}
         fields = [kind for kind in self.maps if kind not in OF_THE_UPDATE]
-        moved, kept = {}, {}
-        for name, w in params.items():
-            local = {
-                kind: self.layout.expand(value, name) if isinstance(value, Tensor) else value
-                for kind, value in values.items()
-            }
+        moved: Params = {}
+        kept: dict[str, dict[str, Tensor]] = {name: {} for name in params}
+        # Rules of list operations are elementwise, so that one call can serve all tensors.
+        groups = [list(params)] if self.base.foreach else [[name] for name in params]
+        for names in groups:
+            local = {kind: self._local(value, names, params) for kind, value in values.items()}
             rule = self.base
             if fields:
                 rule = dataclasses.replace(rule, **{kind: local[kind] for kind in fields})
-            u, kept[name] = rule.update(g[name], states[name], t)
+            w = _join([params[name] for name in names])
+            state = {slot: _join([states[n][slot] for n in names]) for slot in states[names[0]]}
+            u, state = rule.update(_join([g[name] for name in names]), state, t)
             kappa = local["weight_decay"]
             if isinstance(kappa, Tensor) or kappa != 0:
                 u = u + kappa * w
-            moved[name] = w - local["alpha"] * u
+            shapes = [params[name].shape for name in names]
+            moved.update(zip(names, _split(w - local["alpha"] * u, shapes), strict=True))
+            for slot, value in state.items():
+                for name, part in zip(names, _split(value, shapes), strict=True):
+                    kept[name][slot] = part
         return moved, kept
+
+    def _local(self, value: Tensor | float, names: list[str], params: Params) -> Tensor | float:
+        """A (B,) vector's entries for the weights of some parameters, joined."""
+        if not isinstance(value, Tensor):
+            return value
+        if len(names) == 1:
+            return self.layout.expand(value, names[0])
+        return _join([self.layout.expand(value, n).expand(params[n].shape) for n in names])
 
     def meta_gradient(self, h: Params, g: Params) -> Tensor:
         """z = H^T g, (M,); from the trace's condensed form where it is kept condensed."""
