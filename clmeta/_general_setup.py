@@ -1,16 +1,17 @@
-"""First values, meta step sizes and bounds of the meta-parameters, as numbers."""
+"""First values, meta step sizes and bounds of the meta-parameters, as vectors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
+import torch
+from torch import Tensor
+
 from clmeta._layout import Layout
 from clmeta.errors import bad, require
 from clmeta.meta_parameters import Map
 from clmeta.rules import Rule
-
-Numbers = list[float]
 
 
 def eta_of(eta: float | Mapping[str, float], kind: str, kinds: Mapping[str, Map]) -> float:
@@ -36,28 +37,24 @@ def meta_vectors(
     eta: float | Mapping[str, float],
     alpha_min: float | None,
     alpha_max: float | None,
-) -> tuple[Numbers, Numbers, Numbers, Numbers, Numbers]:
-    """(M,) first beta, meta step sizes, lower and upper bounds, and the (B,) first step sizes."""
-    beta: Numbers = []
-    etas: Numbers = []
-    low: Numbers = []
-    high: Numbers = []
-    alpha = layout.first_values("alpha0", alpha0)
-    for value in alpha:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(M,) first beta, meta step sizes, lower and upper bounds, and (B,) first step sizes."""
+    alpha = layout.given("alpha0", alpha0)
+    for value in alpha.values():
         require(0 <= value < math.inf, "alpha0", value, "step sizes are finite and not negative")
+    parts: list[tuple[Tensor, ...]] = []
     for kind, map_ in maps.items():
+        low, high = -math.inf, math.inf
+        values, label = alpha, "alpha0"
         if kind == "alpha":
-            beta += [map_.start("alpha0", value) for value in alpha]
-            bounds = (
-                -math.inf if not alpha_min else map_.start("alpha_min", alpha_min),
-                math.inf if alpha_max in (None, math.inf) else map_.start("alpha_max", alpha_max),
-            )
-            require(bounds[0] < bounds[1], "alpha_min", alpha_min, "must lie below alpha_max")
+            low = map_.start("alpha_min", alpha_min) if alpha_min else low
+            high = map_.start("alpha_max", alpha_max) if alpha_max not in (None, high) else high
+            require(low < high, "alpha_min", alpha_min, "must lie below alpha_max")
         else:
-            value = weight_decay if kind == "weight_decay" else getattr(base, kind)
-            beta += [map_.start(kind, value)] * layout.size
-            bounds = (-math.inf, math.inf)
-        etas += [eta_of(eta, kind, maps)] * layout.size
-        low += [bounds[0]] * layout.size
-        high += [bounds[1]] * layout.size
-    return beta, etas, low, high, alpha
+            first = weight_decay if kind == "weight_decay" else getattr(base, kind)
+            values, label = layout.given(kind, first), kind
+        beta = layout.spread({block: map_.start(label, v) for block, v in values.items()})
+        numbers = (eta_of(eta, kind, maps), low, high)
+        parts.append((beta, *(torch.full_like(beta, number) for number in numbers)))
+    beta, etas, lows, highs = (torch.cat(part) for part in zip(*parts, strict=True))
+    return beta, etas, lows, highs, layout.spread(alpha)

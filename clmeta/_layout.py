@@ -17,7 +17,6 @@ class Layout:
 
     Attributes:
         block_names: names of the blocks (one per tensor for ``"node"`` and ``"weight"``).
-        labels: (B,) names of the entries, e.g. ``"fc.weight[3]"``.
         size: B.
     """
 
@@ -25,19 +24,24 @@ class Layout:
         partition = partition_names(params, blocks)
         fine = blocks if isinstance(blocks, str) and blocks in FINE else None
         self.block_names = list(partition)
-        self.labels: list[str] = []
+        self._fine = fine is not None
+        self.size = 0
         self.spans: dict[str, tuple[int, int]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         for block, names in partition.items():
-            start = len(self.labels)
             shape = fine_shape(params[names[0]], fine) if fine else ()
-            count = math.prod(shape)
-            self.labels += [f"{block}[{i}]" for i in range(count)] if fine else [block]
-            self.spans[block] = (start, start + count)
+            self.spans[block] = (self.size, self.size + math.prod(shape))
+            self.size = self.spans[block][1]
             for name in names:
                 self._shapes[name] = shape
         self._block_of = {name: block for block, names in partition.items() for name in names}
-        self.size = len(self.labels)
+
+    def labels(self) -> list[str]:
+        """(B,) names of the entries, e.g. ``"fc.weight[3]"``."""
+        names: list[str] = []
+        for block, (start, stop) in self.spans.items():
+            names += [f"{block}[{i}]" for i in range(stop - start)] if self._fine else [block]
+        return names
 
     def expand(self, values: Tensor, name: str) -> Tensor:
         """A parameter's entries of a (B,) vector, in a shape that broadcasts against it."""
@@ -54,21 +58,23 @@ class Layout:
             sums[block] = sums[block] + part if block in sums else part
         return torch.cat([sums[block] for block in self.block_names])
 
-    def first_values(self, argument: str, given: float | Mapping[str, float]) -> list[float]:
-        """(B,) values from one number, or one per block.
+    def given(self, argument: str, given: float | Mapping[str, float]) -> dict[str, float]:
+        """Block to value, from one number or one per block.
 
         Raises:
             BadArgument: if a mapping does not name exactly the blocks.
         """
         if not isinstance(given, Mapping):
-            return [float(given)] * self.size
+            return dict.fromkeys(self.block_names, float(given))
         if set(given) != set(self.block_names):
             bad(argument, dict(given), f"give one value per block: {', '.join(self.block_names)}")
-        values: list[float] = []
-        for block in self.block_names:
-            start, stop = self.spans[block]
-            values += [float(given[block])] * (stop - start)
-        return values
+        return {block: float(given[block]) for block in self.block_names}
+
+    def spread(self, values: Mapping[str, float]) -> Tensor:
+        """(B,) float64 entries from one value per block."""
+        sizes = [stop - start for start, stop in self.spans.values()]
+        each = torch.tensor([values[block] for block in self.block_names], dtype=torch.float64)
+        return each.repeat_interleave(torch.tensor(sizes))
 
     def by_block(self, values: Tensor) -> dict[str, Tensor]:
         """Block name to its entries of a (B,) vector."""

@@ -138,10 +138,10 @@ class GeneralMetaOptimize:
         self.gamma, self._rectify, self._meta_first = gamma, rectify, meta_first
         self.t = 0
 
-        numbers = meta_vectors(
+        vectors = meta_vectors(
             maps, self._layout, base, alpha0, weight_decay, eta, alpha_min, alpha_max
         )
-        beta, etas, low, high, alpha = (first.new_tensor(v) for v in numbers)
+        beta, etas, low, high, alpha = (v.to(first) for v in vectors)
         if fixed_meta:
             etas = torch.zeros_like(beta)
         fixed: dict[str, Tensor | float] = {"alpha": alpha, "weight_decay": weight_decay}
@@ -233,7 +233,7 @@ class GeneralMetaOptimize:
     @property
     def labels(self) -> list[str]:
         """(M,) names of the entries of beta, e.g. ``"alpha[head]"``."""
-        return [f"{kind}[{label}]" for kind in self._map.maps for label in self._layout.labels]
+        return [f"{kind}[{label}]" for kind in self._map.maps for label in self._layout.labels()]
 
     def meta_parameters(self) -> dict[str, Tensor]:
         """Learned kind to its (B,) values, one per block, unit or weight."""
