@@ -50,16 +50,24 @@ def save_plots(
         except NothingToPlot:
             continue
         for extension in formats:
-            path = folder / f"{name}.{extension}"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                # Type 42: fonts that journals accept and that stay text in an editor.
-                with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
-                    cast(Figure, axes.figure).savefig(path, dpi=300)
-            except OSError as error:
-                reason = error.strerror or str(error)
-                raise RunFolderError(
-                    f"cannot write {path}: {reason}; choose a folder that can be written"
-                ) from error
-            paths.append(path)
+            paths.append(save_figure(cast(Figure, axes.figure), folder / f"{name}.{extension}"))
     return paths
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Save a figure for print, in the format of the path's ending; returns the path.
+
+    Raises:
+        RunFolderError: if the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Type 42: fonts that journals accept and that stay text in an editor.
+        with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
+            figure.savefig(path, dpi=300)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunFolderError(
+            f"cannot write {path}: {reason}; choose a folder that can be written"
+        ) from error
+    return path

@@ -32,7 +32,11 @@ def new_axes(width: float = COLUMN_WIDTH, height: float = HEIGHT) -> Axes:
     """Axes of a new figure that belongs to no window and to no global state."""
     figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return dress(figure.add_subplot())
+
+
+def dress(axes: Axes) -> Axes:
+    """Give axes the fonts and spines of all figures here; returns them."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(which="both", labelsize=SMALL_FONT)
     for text in (axes.xaxis.label, axes.yaxis.label, axes.title):

@@ -14,6 +14,7 @@ import typer
 
 from clmeta import options as o
 from clmeta._version import __version__
+from clmeta.cli_reproduce import reproduce
 from clmeta.cli_sweep import best, sweep
 from clmeta.errors import BadArgument, ClmetaError
 
@@ -176,6 +177,7 @@ def plot(
 
 app.command()(sweep)
 app.command()(best)
+app.command()(reproduce)
 
 
 @app.command("list")
