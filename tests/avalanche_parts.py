@@ -46,11 +46,11 @@ def mlp(n_classes=10):
 class GrowingNet(nn.Module):
     """One head that gains units."""
 
-    def __init__(self, units=1):
+    def __init__(self, units=1, masking=True):
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Linear(PIXELS, 16)
-        self.classifier = IncrementalClassifier(16, initial_out_features=units)
+        self.classifier = IncrementalClassifier(16, initial_out_features=units, masking=masking)
 
     @property
     def head(self):

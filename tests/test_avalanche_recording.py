@@ -92,7 +92,7 @@ def test_only_the_streams_own_samples_count(tmp_path, name, batch_size):
         predicted = strategy.mb_output[rows].argmax(1)
         own.append(float(predicted.eq(y).float().mean()))
 
-    model = GrowingNet(units=9)
+    model = GrowingNet(units=9, masking=False)
     accuracy = PrequentialAccuracy(every=5)
     with StepSizeRecorder(tmp_path / "run") as recorder:
         spy = Spy("after_update", count)
