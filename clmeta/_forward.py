@@ -42,38 +42,50 @@ def zeros(like: Tree, *leading: int) -> Tree:
     return tree_map(lambda x: x.new_zeros(leading + tuple(x.shape)), like)
 
 
+def each(
+    f: Callable[[Tree], tuple[Tree, Tree]], tangents: Tree, chunk: int | None = None
+) -> tuple[Tree, Tree]:
+    """``f`` of each of k tangents: what it returns first is the same for all, second stacked.
+
+    Args:
+        f: from one tangent to (what does not depend on the tangent, what does).
+        tangents: nesting of tensors with a leading dimension k.
+        chunk: tangents handled at once; bounds the working memory. None: all.
+    """
+    k = next(leaves(tangents)).shape[0]
+    if k == 1:
+        shared, own = f(tree_map(lambda x: x[0], tangents))
+        return shared, tree_map(lambda x: x.unsqueeze(0), own)
+    many = vmap(f, out_dims=(None, 0), randomness="same")  # type: ignore[arg-type]
+    if chunk is None or chunk >= k:
+        return many(tangents)
+    parts = []
+    for start in range(0, k, chunk):
+        shared, own = many(tree_map(lambda x, s=start: x[s : s + chunk], tangents))
+        parts.append(own)
+    return shared, tree_map(lambda *x: torch.cat(x), *parts)
+
+
 def along(
     f: Callable[..., Tree], primals: tuple, tangents: tuple, chunk: int | None = None
 ) -> tuple[Tree, Tree]:
-    """``f(*primals)`` and its derivative along each of k tangents.
+    """``f(*primals)`` and its derivative along each of k tangents, forward mode.
 
     Args:
         f: pure function of ``primals``.
         primals: one nesting of tensors per argument of ``f``.
         tangents: the same nestings, every tensor with a leading dimension k.
-        chunk: tangents handled at once; bounds the working memory. None: all.
+        chunk: tangents handled at once; None: all.
 
     Returns:
         Value of ``f``, and its tangents with leading dimension k.
     """
-    k = next(leaves(tangents)).shape[0]
-    if k == 1:
-        value, derivative = jvp(f, primals, tree_map(lambda x: x[0], tangents))  # type: ignore[misc]
-        return value, tree_map(lambda x: x.unsqueeze(0), derivative)
 
     def one(tangent: tuple) -> tuple[Tree, Tree]:
         value, derivative = jvp(f, primals, tangent)  # type: ignore[misc]
         return value, derivative
 
-    many = vmap(one, out_dims=(None, 0), randomness="same")  # type: ignore[arg-type]
-    if chunk is None or chunk >= k:
-        return many(tangents)
-    parts = []
-    for start in range(0, k, chunk):
-        part = tree_map(lambda x, s=start: x[s : s + chunk], tangents)
-        value, derivative = many(part)
-        parts.append(derivative)
-    return value, tree_map(lambda *x: torch.cat(x), *parts)
+    return each(one, tangents, chunk)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from torch import Tensor
 from clmeta._forward import Tree, along, scale, tree_map
 from clmeta._layout import Layout
 from clmeta.curvature import Linearised, Params
+from clmeta.errors import bad
 from clmeta.meta_parameters import OF_THE_UPDATE, Map
 from clmeta.rules import Rule
 
@@ -188,4 +189,16 @@ class StepMap:
             inner = at.differentiable(x[0], dw)
             return self.advance_base(x, beta, inner, t, (dw, dx[1]), dbeta, False)[1][0]
 
-        return along(next_trace, (x, beta, h), tangents, self.chunk)[1]
+        try:
+            return along(next_trace, (x, beta, h), tangents, self.chunk)[1]
+        except (NotImplementedError, RuntimeError) as error:
+            unknown = isinstance(error, NotImplementedError) or "ZeroTensor" in str(error)
+            if not unknown:
+                raise
+            bad(
+                "approximation",
+                "full",
+                f"torch has no third derivative of this loss ({str(error).splitlines()[0]}); write "
+                "the loss in elementary operations, ((a - b) ** 2).mean() for mse_loss, or use "
+                "'2x2', 'L' or another hessian",
+            )

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
+from torch.func import grad_and_value, vjp
 
-from clmeta._forward import Tree, along, leaves, tree_map
+from clmeta._forward import Tree, each, leaves, tree_map
 from clmeta.errors import bad
 
 Params = dict[str, Tensor]
@@ -18,6 +18,29 @@ Params = dict[str, Tensor]
 def gradient(loss: Callable[..., Tensor], params: Params, batch: tuple) -> tuple[Params, Tensor]:
     """Gradient and value of ``loss(params, *batch)``."""
     return grad_and_value(loss)(params, *batch)
+
+
+def hessian_products(
+    loss: Callable[..., Tensor],
+    params: Params,
+    batch: tuple,
+    tangents: Params,
+    chunk: int | None = None,
+) -> tuple[Params, Tensor, Params]:
+    """Gradient, value, and the Hessian times each of k tangents.
+
+    One pass through the loss and its gradient, and one backward pass through both per tangent:
+    the Hessian is symmetric, so that this is the forward product too. It needs less time than
+    forward over reverse mode, and torch knows it for more functions.
+    """
+    out = vjp(lambda p: gradient(loss, p, batch), params)
+    (g, value), backward = out[0], out[1]
+
+    def one(tangent: Params) -> tuple[Tree, Params]:
+        return (g, value), backward((tangent, torch.zeros_like(value)))[0]
+
+    _, products = each(one, tangents, chunk)
+    return g, value, products
 
 
 def _unflatten(flat: Tensor, like: Params) -> Params:
@@ -58,9 +81,6 @@ def hessian_diagonal(
     first = next(leaves(params))
     n = sum(p.numel() for p in params.values())
 
-    def products(v: Params) -> Tree:
-        return along(lambda p: gradient(loss, p, batch)[0], (params,), (v,))[1]
-
     total = tree_map(torch.zeros_like, params)
     for start in range(0, n if samples is None else samples, chunk):
         if samples is None:
@@ -72,7 +92,8 @@ def hessian_diagonal(
             bits = torch.randint(0, 2, shape, generator=generator, device=first.device)
             flat = (2 * bits - 1).to(first.dtype)
         v = _unflatten(flat, params)
-        total = tree_map(lambda s, a, b: s + (a * b).sum(0), total, v, products(v))
+        hv = hessian_products(loss, params, batch, v)[2]
+        total = tree_map(lambda s, a, b: s + (a * b).sum(0), total, v, hv)
     return total if samples is None else tree_map(lambda s: s / samples, total)
 
 
@@ -99,14 +120,10 @@ class Curvature:
 
     def at(self, params: Params, tangents: Params, batch: tuple) -> Linearised:
         """Loss, gradient and the gradient's change along each tangent at these weights."""
-
-        def f(p: Params) -> tuple[Params, Tensor]:
-            return gradient(self.loss, p, batch)
-
         if self.hessian == "exact":
-            (g, value), (dg, _) = along(f, (params,), (tangents,), self.chunk)
+            g, value, dg = hessian_products(self.loss, params, batch, tangents, self.chunk)
             return Linearised(self, params, batch, value, g, dg, None)
-        g, value = f(params)
+        g, value = gradient(self.loss, params, batch)
         if self.hessian == "free":
             return Linearised(self, params, batch, value, g, None, None)
         diagonal = hessian_diagonal(

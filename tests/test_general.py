@@ -351,6 +351,24 @@ def test_bad_parameters_are_refused(params, message):
         GeneralMetaOptimize(lambda p: p["w"].sum(), params)
 
 
+@pytest.mark.parametrize("function", [F.mse_loss, F.huber_loss])
+def test_losses_of_which_torch_lacks_a_derivative(function):
+    """Two derivatives are enough for all modes but one, which says what to do."""
+    params, batch = {"w": torch.randn(3, 2)}, (torch.randn(4, 3), torch.randn(4, 2))
+
+    def criterion(params, x, y):
+        return function(x @ params["w"], y)
+
+    for approximation, hessian in MODES:
+        mode = {"approximation": approximation, "hessian": hessian}
+        optimiser = GeneralMetaOptimize(criterion, params, "adamw", "adam", **mode)
+        if (approximation, hessian) != ("full", "exact"):
+            optimiser.step(*batch)
+            continue
+        with pytest.raises(BadArgument, match="no third derivative of this loss"):
+            optimiser.step(*batch)
+
+
 def test_parameters_are_copied():
     params, batches = problem()
     kept = {n: p.clone() for n, p in params.items()}
