@@ -179,6 +179,7 @@ def _plain(name: str, kind: str, value: Any) -> Any:
             return json.loads(json.dumps(dict(value), allow_nan=False))
         except (TypeError, ValueError):
             bad(name, dict(value), "must be made of text, finite numbers, lists and mappings")
+    require(not kind.startswith("Mapping"), name, value, "must be a mapping of options")
     if value is None and "None" in kind:
         return None
     if "str" in kind:
@@ -192,8 +193,6 @@ def _plain(name: str, kind: str, value: Any) -> Any:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         require(number and math.isfinite(value), name, value, "must be a finite number")
         return float(value)
-    else:
-        bad(name, value, "must be a mapping of options")
     return value
 
 

@@ -1,0 +1,203 @@
+"""Four folders, one package: light to import, found from anywhere, whole when built."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("clmeta", "clmeta.streams", "clmeta.strategies", "clmeta.analysis")
+HEAVY = ("avalanche", "torchvision", "pandas", "matplotlib", "sklearn", "scipy", "pyarrow")
+
+
+def python(code: str, cwd: Path, **environment: str) -> str:
+    command = [sys.executable, "-W", "error", "-c", code]
+    env = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    return set(python(code, ROOT).splitlines()[-1].split())
+
+
+def test_importing_clmeta_loads_nothing_heavy():
+    light = loaded_by("import clmeta")
+    assert not light & {"torch", *HEAVY}
+    assert not loaded_by("import clmeta; clmeta.MetaOptimize; clmeta.Recorder") & set(HEAVY)
+
+
+def test_streams_and_strategies_do_without_avalanche_and_torchvision():
+    modules = loaded_by("import clmeta.streams, clmeta.strategies, clmeta.runner")
+    assert "torch" in modules
+    assert not modules & {"avalanche", "torchvision"}
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["demo"], ["plot"], ["list"]])
+def test_help_loads_nothing_heavy(words):
+    call = (
+        f"from clmeta.cli import main\ntry: main({[*words, '--help']!r})\nexcept SystemExit: pass"
+    )
+    modules = loaded_by(call)
+    assert "typer" in modules
+    assert not modules & {"torch", "numpy", *HEAVY}
+
+
+def test_a_run_of_the_plain_loop_never_imports_avalanche(tmp_path):
+    code = f"""
+import sys
+from clmeta.config import RunConfig
+from clmeta.runner import run
+run(RunConfig(stream_options={{"tasks": 1, "steps_per_task": 3}}), {str(tmp_path / "run")!r})
+print(sorted(m for m in ("avalanche", "torchvision", "matplotlib") if m in sys.modules))
+"""
+    assert python(code, tmp_path) == "[]"
+
+
+@pytest.mark.parametrize("place", ["root", "elsewhere"])
+def test_imports_lead_to_the_same_files_from_anywhere(place, tmp_path):
+    code = f"import importlib\nfor part in {PARTS}: print(importlib.import_module(part).__file__)"
+    found = python(code, ROOT if place == "root" else tmp_path).splitlines()
+    folders = [ROOT / "clmeta", ROOT / "streams", ROOT / "strategies", ROOT / "analysis"]
+    assert [Path(file).resolve().parent for file in found] == folders
+
+
+def test_modules_have_one_name_only():
+    """Were a module loaded twice under two names, its registry would exist twice."""
+    code = """
+import sys
+import clmeta.streams, clmeta.strategies, clmeta.analysis
+files = [m.__file__ for m in list(sys.modules.values()) if getattr(m, "__file__", None)]
+ours = [f for f in map(__import__("os").path.realpath, files) if f.startswith(sys.argv[1])]
+print(len(ours) - len(set(ours)))
+"""
+    command = [sys.executable, "-c", code, str(ROOT)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "0", done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel built from the files of the checkout."""
+    pytest.importorskip("setuptools")
+    folder = tmp_path_factory.mktemp("build")
+    for name in ("clmeta", "streams", "strategies", "analysis"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignore)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    code = "from setuptools.build_meta import build_wheel; print(build_wheel('dist'))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder / "dist" / done.stdout.strip().splitlines()[-1]
+
+
+def test_a_wheel_holds_every_module_once(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        names = [n for n in archive.namelist() if n.endswith(".py")]
+        archive.extractall(tmp_path / "installed")
+    folders = {"clmeta": "clmeta", **{p.replace(".", "/"): p.split(".")[1] for p in PARTS[1:]}}
+    expected = {
+        f"{target}/{file.name}"
+        for target, source in folders.items()
+        for file in (ROOT / source).glob("*.py")
+    }
+    assert set(names) == expected
+    assert len(names) == len(set(names))
+    with zipfile.ZipFile(wheel) as archive:
+        assert "clmeta/py.typed" in archive.namelist()
+    code = f"import importlib\nfor part in {PARTS}: print(importlib.import_module(part).__file__)"
+    found = python(code, tmp_path, PYTHONPATH=str(tmp_path / "installed"))
+    assert all(Path(file).is_relative_to(tmp_path) for file in found.splitlines())
+
+
+def test_the_wheel_says_what_it_is(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        (entries,) = (n for n in archive.namelist() if n.endswith("entry_points.txt"))
+        text = archive.read(metadata).decode()
+        assert "clmeta = clmeta.cli:main" in archive.read(entries).decode()
+        assert any(n.endswith("LICENSE") for n in archive.namelist())
+    assert re.search(r"^License(-Expression)?: MIT$", text, re.MULTILINE)
+    assert "Requires-Python: >=3.10" in text
+    assert re.search(r"^# clmeta", text, re.MULTILINE)
+
+
+def test_every_import_is_a_declared_dependency():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    needs = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    lines = "\n".join(needs).splitlines()
+    declared = {re.split(r"[<>=;\[ ]", line)[0] for line in lines if line}
+    names = {"avalanche": "avalanche-lib", "sklearn": "scikit-learn", "PIL": "pillow"}
+    indirect = {"PIL", "typing_extensions"}  # torchvision's and torch's own needs
+    imported = set()
+    for folder in ("clmeta", "streams", "strategies", "analysis"):
+        for file in (ROOT / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Import):
+                    imported.update(alias.name.partition(".")[0] for alias in node.names)
+                elif isinstance(node, ast.ImportFrom):
+                    imported.add(str(node.module).partition(".")[0])
+    outside = imported - set(sys.stdlib_module_names) - {"clmeta"} - indirect
+    assert {names.get(name, name) for name in outside} <= declared
+
+
+# --- what the README shows --------------------------------------------------------------------
+
+
+def readme_blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+
+
+def test_the_first_screen_is_a_sentence_two_commands_and_ten_lines():
+    first = readme_blocks()[0].strip().splitlines()
+    assert len([line for line in first if line]) <= 11
+    assert re.search(r"^\$ make demo.*\n\$ make test", (ROOT / "README.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b for b in readme_blocks() if "avalanche" not in b and "load_runs(" not in b],
+    ids=lambda block: block.splitlines()[0],
+)
+def test_the_readmes_code_runs(block, tmp_path):
+    ending = "print(sum(optimizer.step_sizes().values()) > 0)" if "optimizer" in block else ""
+    said = python(block + ending, tmp_path, OMP_NUM_THREADS="1")
+    assert not ending or said.endswith("True")
+
+
+def test_links_and_figures_of_the_documents_exist():
+    for document in ROOT.glob("*.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (ROOT / link).exists(), f"{document.name}: {link}"
+    text = (ROOT / "README.md").read_text()
+    for path in re.findall(r"`((?:clmeta|streams|strategies|analysis)/\w+\.py)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_make_refuses_an_old_python_clearly(tmp_path):
+    old = tmp_path / "python-old"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.1" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("setup.cfg", "pyproject.toml"):
+        (tmp_path / name).touch()
+    command = ["make", f"PYTHON={old}", "demo"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "clmeta needs Python 3.10 or newer" in done.stderr
+    assert "is Python 3.8.1" in done.stderr
+    assert not (tmp_path / ".venv").exists()
