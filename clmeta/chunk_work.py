@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ from clmeta.runfolder import RunFolder, as_json
 class Told(Event):
     """Something that happened to chunk number `job` of a sweep.
 
-    Kinds beside those of `Event`: ``"run finished"`` and ``"run failed"``.
+    Kinds beside those of `Event`: ``"run finished"``, ``"run failed"``, and ``"note"`` for
+    something to know, in `error`.
 
     Attributes:
         run: the name of the run's folder.
@@ -104,35 +105,37 @@ class _Worker:
 
     def _together(self, runs: Sequence[SweepRun]) -> set[str]:
         """Train runs as one program; the names of those that failed for good."""
-        run_replicas = replicas()
-        if run_replicas is None:
-            return set()
+        from clmeta.replicas import ReplicasFailed, ReplicaWarning, run_replicas
+
         missing = [run for run in runs if not run.finished]
+        failed: dict[int, BaseException] = {}
         self.runs = len(missing)
-        with _spare_folders(self.chunk.output) as spare:
+        with _spare_folders(self.chunk.output) as spare, warnings.catch_warnings(record=True) as w:
+            warnings.simplefilter("always", ReplicaWarning)
             # A finished run trains along, so that rounding is that of the whole chunk, and its
             # second recording is thrown away.
             folders = [spare / run.name if run.finished else run.folder for run in runs]
+            configs = [run.config for run in runs]
             try:
-                run_replicas(
-                    [run.config for run in runs],
-                    folders,
-                    on_progress=self._progress,
-                    chunk=len(runs),
-                )
+                run_replicas(configs, folders, on_progress=self._progress, chunk=len(runs))
             except self.fatal:
                 raise
-            except RunFolderError as error:  # a full disk is full for each of them
-                failed = [run for run in missing if not run.finished]
-                for run in failed:
-                    self._failed(run, error, alone=False)
-                return {run.name for run in failed}
+            except ReplicasFailed as error:
+                failed = error.errors
+            except RunFolderError as error:
+                failed = dict.fromkeys(range(len(runs)), error)
             except Exception:
                 pass  # whose error it is shows when each runs by itself
-        for run in missing:
-            if run.finished:
+        for warning in w:
+            self.tell(Told(self.number, "note", error=str(warning.message)))
+        for number, run in enumerate(runs):
+            if run.finished and run in missing:
                 self._finished(run)
-        return set()
+            elif number in failed and run in missing:
+                # A full disk is no fault of one run: all of them are to train together again.
+                own = not isinstance(failed[number], RunFolderError)
+                self._failed(run, failed[number], alone=own)
+        return {runs[number].name for number in failed}
 
     def _alone(self, run: SweepRun) -> None:
         from clmeta.runner import run as train
@@ -155,7 +158,7 @@ class _Worker:
         (run.folder / "error.json").unlink(missing_ok=True)
         self.tell(Told(self.number, "run finished", run=run.name))
 
-    def _failed(self, run: SweepRun, error: Exception, alone: bool) -> None:
+    def _failed(self, run: SweepRun, error: BaseException, alone: bool) -> None:
         expected = isinstance(error, ClmetaError)
         line = str(error) if expected else f"{type(error).__name__}: {error}".splitlines()[0]
         trace = None if expected else "".join(traceback.format_exception(error))
@@ -179,12 +182,3 @@ def keep_error(run: SweepRun, error: str, trace: str | None, alone: bool) -> Non
         run.folder.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(run.folder)
         folder.write_json(run.folder / "error.json", as_json("error", content))
-
-
-def replicas() -> Callable[..., Any] | None:
-    """The function that trains many runs as one program, if this installation has it."""
-    try:
-        module = importlib.import_module("clmeta.replicas")
-    except ModuleNotFoundError:
-        return None
-    return module.run_replicas

@@ -6,6 +6,8 @@ So a chunk, once planned, is written down, and a sweep that starts again does th
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
 import re
@@ -21,10 +23,6 @@ from clmeta.runfolder import RunFolder, write_atomically
 #: Options in which runs that train together may differ.
 MAY_DIFFER = (
     "seed",
-    "base",
-    "base_options",
-    "meta",
-    "meta_options",
     "blocks",
     "alpha0",
     "eta",
@@ -34,8 +32,10 @@ MAY_DIFFER = (
     "alpha_max",
     "nonfinite",
 )
-#: Most runs of a chunk unless told otherwise: what is lost when a sweep is killed stays bearable.
+#: Most runs of a chunk, on the CPU and on a GPU, unless told otherwise: what is lost when a sweep
+#: is killed stays bearable.
 MOST = 32
+MOST_ON_DEVICE = 256
 #: Where a sweep keeps its own files, inside its output folder.
 PRIVATE = ".sweep"
 
@@ -101,13 +101,39 @@ def sweep_runs(output: Path, configs: Sequence[RunConfig]) -> list[SweepRun]:
     return [SweepRun(config, folder) for folder, config in reversed(runs.items())]
 
 
+def most_together(configs: Sequence[RunConfig], *, measure: bool = True) -> int:
+    """How many runs of one group to train at a time; 1 if their network cannot be batched.
+
+    Args:
+        configs: runs that differ in `MAY_DIFFER` only.
+        measure: find it by a short measurement on this machine, which will train them.
+    """
+    from clmeta._batched import NotBatchable
+    from clmeta._chunk import Program
+    from clmeta._chunk_size import choose_chunk
+    from clmeta.runner import prepare
+
+    config = configs[0] if measure else dataclasses.replace(configs[0], device="cpu")
+    if config.strategy != "plain" or len(configs) == 1:
+        return 1
+    most = MOST if configs[0].device == "cpu" else MOST_ON_DEVICE
+    try:
+        prepared = prepare(config)
+        Program([prepared])
+        if measure:
+            most = min(most, choose_chunk(configs, len(prepared.stream) * len(configs)))
+    except NotBatchable:
+        return 1
+    return most
+
+
 def plan(
     output: Path,
     runs: Sequence[SweepRun],
     *,
     at_a_time: int,
     chunk: int | None = None,
-    batchable: bool = True,
+    measure: bool = True,
 ) -> list[Chunk]:
     """Chunks that hold every unfinished run, those planned before unchanged.
 
@@ -118,35 +144,42 @@ def plan(
         runs: all runs.
         at_a_time: chunks that will be done at the same time; a group of runs that can train
             together is spread over as many.
-        chunk: runs a chunk; None: at most `MOST`.
-        batchable: whether runs can train together at all.
+        chunk: runs a chunk where they can train together; None: as `most_together` says.
+        measure: passed on to it.
 
     Raises:
-        RunFolderError: if the plan cannot be written.
+        RunFolderError: if the plan cannot be read or written.
     """
     file = output / PRIVATE / "chunks.json"
     by_name = {run.name: run for run in runs}
-    kept = []
-    waiting = {run.name: run for run in runs if not run.finished}
     # A chunk size asked for holds for all that is still to be done.
-    for names in [] if chunk is not None else _read(file):
+    before = [] if chunk is not None else _read(file)
+    kept: list[list[str]] = []
+    waiting = {run.name: run for run in runs if not run.finished}
+    for names in before:
         if all(name in by_name for name in names) and any(name in waiting for name in names):
             kept.append(names)
             for name in names:
                 waiting.pop(name, None)
-    groups: dict[str, list[str]] = {}
-    for name, run in waiting.items():
-        group = run.config.key(without=MAY_DIFFER) + run.config.device if batchable else name
-        groups.setdefault(group, []).append(name)
-    added = []
-    for group_names in groups.values():
-        # Chunks of nearly equal size, as many as fill the processes evenly.
-        size = chunk or min(MOST, math.ceil(len(group_names) / at_a_time))
-        count = math.ceil(len(group_names) / size)
-        size = chunk or math.ceil(len(group_names) / count)
-        added += [group_names[i : i + size] for i in range(0, len(group_names), size)]
+    groups: dict[str, list[SweepRun]] = {}
+    for run in waiting.values():
+        finer = run.config.blocks if run.config.blocks in ("node", "weight") else ""
+        group = f"{run.config.key(without=MAY_DIFFER)} {run.config.device} {finer}"
+        groups.setdefault(group, []).append(run)
+    added: list[list[str]] = []
+    for group_runs in groups.values():
+        configs = [run.config for run in group_runs]
+        most = most_together(configs, measure=measure and chunk is None)
+        if chunk is None:
+            most = min(most, math.ceil(len(group_runs) / at_a_time))
+        elif most > 1:
+            most = chunk
+        count = math.ceil(len(group_runs) / most)
+        bounds = [round(i * len(group_runs) / count) for i in range(count + 1)]
+        names = [run.name for run in group_runs]
+        added += [names[a:b] for a, b in itertools.pairwise(bounds)]
     if added:
-        _write(file, [*([] if chunk is not None else _read(file)), *added])
+        _write(file, before + added)
     return [Chunk(tuple(by_name[name] for name in names), output) for names in kept + added]
 
 
@@ -163,4 +196,5 @@ def _read(file: Path) -> list[list[str]]:
 
 def _write(file: Path, chunks: list[list[str]]) -> None:
     text = json.dumps({"chunks": chunks}, indent=1) + "\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda stream: stream.write(text.encode()))

@@ -66,7 +66,7 @@ def sweep(
         int | None,
         typer.Option(
             help="Runs trained together as one program; a stopped sweep loses at most those under "
-            "way. Default: as many as leave work for every process, at most 32.",
+            "way. Default: found by a short measurement.",
             min=1,
             show_default=False,
             rich_help_panel=SWEEP,

@@ -95,6 +95,8 @@ class ClusterLauncher:
         BadArgument: if submitit or SLURM is not installed, or for an option that they refuse.
     """
 
+    here = False
+
     def __init__(
         self, output: Path, options: Mapping[str, Any] | None = None, *, cluster: str = "slurm"
     ) -> None:
@@ -108,8 +110,8 @@ class ClusterLauncher:
             "name": "clmeta",
             **(options or {}),
         }
+        self.cluster = cluster
         self.at_a_time = int(given["array_parallelism"])
-        timeout = minutes(given.pop("time", MINUTES))
         named = {k if k in SHARED or k.startswith("slurm_") else f"slurm_{k}": given[k]
                  for k in given}  # fmt: skip
         try:
@@ -129,13 +131,14 @@ class ClusterLauncher:
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise ClmetaError(f"the cluster refused the tasks: {said[-1]}") from error
         waiting = dict(enumerate(jobs))
-        queue = _Queue()
+        queue = _Queue(self.cluster)
         try:
             while waiting:
                 for number, job in list(waiting.items()):
-                    if job.done() or queue.lost(job):
+                    if queue.ended(job):
                         del waiting[number]
                         _tell_end(number, job, tell)
+                        _progress_file(chunks[number]).unlink(missing_ok=True)
                     else:
                         _tell_progress(number, chunks[number], tell)
                 time.sleep(POLL if waiting else 0)
@@ -146,22 +149,25 @@ class ClusterLauncher:
 
 
 class _Queue:
-    """Finds tasks that died without a word where the cluster keeps no accounts of jobs."""
+    """Tells which tasks have ended; it asks the queue, as not every cluster keeps accounts."""
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: str) -> None:
+        self.slurm = cluster == "slurm"
         self.looked = time.monotonic()
-        self.queued: set[str] | None = None
         self.unseen: dict[str, int] = {}
 
-    def lost(self, job: Any) -> bool:
-        if job.state != "UNKNOWN":
-            return False
+    def ended(self, job: Any) -> bool:
+        """Whether a task has left its result, or left the queue without one."""
+        if not self.slurm:
+            return job.done()
+        if job.paths.result_pickle.exists():
+            return True
         if time.monotonic() - self.looked > SLOW:
             self.looked = time.monotonic()
-            self.queued = _queued()
+            queued = _queued()
             for name in self.unseen:
-                self.unseen[name] += self.queued is not None and name not in self.queued
-        # Twice unseen: its result may take a moment to show on a shared file system.
+                self.unseen[name] += queued is not None and name not in queued
+        # Twice unseen: a result may take a moment to show on a shared file system.
         return self.unseen.setdefault(job.job_id, 0) >= 2
 
 

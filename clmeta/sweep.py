@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ class Launcher(Protocol):
     """Does chunks somewhere and tells what happens; a chunk's last event is one of its ends."""
 
     at_a_time: int
+    #: Whether chunks are done on this machine, so that measurements here hold for them.
+    here: bool
 
     def __call__(self, chunks: Sequence[Chunk], tell: OnEvent) -> object:
         """Do the chunks; returns when all have ended."""
@@ -37,6 +40,8 @@ class LocalLauncher:
     Args:
         processes: how many at a time; None: one for each core this process may use.
     """
+
+    here = True
 
     def __init__(self, processes: int | None = None) -> None:
         self.at_a_time = processes or cores()
@@ -99,17 +104,17 @@ def run_sweep(
 ) -> SweepResult:
     """Do the runs that are not finished yet; a run that fails stops no other.
 
-    Runs that differ in seed and step-size options only train together where their network allows
-    it. A sweep that was stopped, however it was, is started again with the same arguments; what
-    was under way is done anew, from the same data and weights. Sweeps that share a folder, even on
+    Runs that differ in seed, blocks and numbers only train together where their network allows
+    it. A sweep that was stopped, however it was, is started again with the same arguments; what was
+    under way is done anew, from the same data and weights. Sweeps that share a folder, even on
     several machines, share its runs and wait for each other's.
 
     Args:
         configs: the runs, e.g. from `SweepSpec.configs`.
         output: folder that gets a run folder for each, named after what the run computes.
         launcher: where runs go; by default to all cores of this machine.
-        chunk: runs trained together; None: as many as leave work for every process, at most
-            `clmeta.chunks.MOST`.
+        chunk: runs trained together; None: as a short measurement says, and no more than leave
+            work for every process.
         watcher: gets told how it goes.
 
     Returns:
@@ -129,14 +134,18 @@ def run_sweep(
     if watcher is not None:
         watcher.plan(len(runs), len(runs) - len(missing), len(missing))
     if missing:
-        check([run.config for run in missing])
         launcher = launcher or LocalLauncher(1 if runs[0].config.device != "cpu" else None)
+        check([run.config for run in missing], device=None if launcher.here else "cpu")
         _Sweep(result, launcher, watcher).do(chunk)
     return result
 
 
-def check(configs: Sequence[RunConfig]) -> None:
+def check(configs: Sequence[RunConfig], device: str | None = None) -> None:
     """Build what the runs train with, once for those that differ in numbers only.
+
+    Args:
+        configs: the runs.
+        device: in place of theirs, which may be on another machine.
 
     Raises:
         BadArgument: for the first config that cannot work.
@@ -144,7 +153,7 @@ def check(configs: Sequence[RunConfig]) -> None:
     from clmeta.runner import prepare
 
     for config in {config.key(without=NUMBERS): config for config in configs}.values():
-        prepare(config)
+        prepare(config if device is None else dataclasses.replace(config, device=device))
 
 
 class _Sweep:
@@ -176,8 +185,13 @@ class _Sweep:
         with self.claims as claims:
             while not claims.take(["plan"]):
                 time.sleep(POLL)
-            at_a_time = self.launcher.at_a_time
-            return plan(self.result.output, self.result.runs, at_a_time=at_a_time, chunk=chunk)
+            return plan(
+                self.result.output,
+                self.result.runs,
+                at_a_time=self.launcher.at_a_time,
+                chunk=chunk,
+                measure=self.launcher.here,
+            )
 
     def _held(self, chunk: Chunk) -> bool:
         """Whether another process does one of its runs, or has just failed at all of them."""

@@ -27,6 +27,7 @@ class SweepDisplay:
         self.shares: dict[int, float] = {}
         self.settled: dict[int, int] = {}
         self.runs = self.done = self.failed = self.planned = 0
+        self.notes: set[str | None] = set()
         self.begun = self.said = time.monotonic()
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -72,6 +73,9 @@ class SweepDisplay:
         if event.kind == "run failed" and isinstance(event, Told):
             self.failed += 1
             self.bar.print(f"{event.run}: failed: {event.error}", markup=False, soft_wrap=True)
+        if event.kind == "note" and event.error not in self.notes:
+            self.notes.add(event.error)
+            self.bar.print(event.error, markup=False, soft_wrap=True)
         if event.kind == "failed":
             self.bar.print(f"failed: {event.error}", markup=False, soft_wrap=True)
         if event.kind == "progress" and isinstance(event, Told) and event.steps:

@@ -1,0 +1,341 @@
+"""A sweep, however it is stopped and however many share its folder, ends as an undisturbed one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clmeta import chunks, runfolder
+from clmeta.config import RunConfig
+from clmeta.errors import BadArgument, RunFolderError
+from clmeta.runfolder import RunFolder
+from clmeta.sweep import LocalLauncher, run_sweep
+from clmeta.sweep_spec import SweepSpec
+
+SHORT = {"stream_options": {"tasks": 2, "steps_per_task": 60}}
+SPEC = SweepSpec(SHORT, {"alpha0": [1e-4, 1e-3], "blocks": ["scalar", "layer"]}, seeds=[0, 1])
+#: The same as a command of its own, so that it can be killed.
+COMMAND = [
+    *(sys.executable, "-m", "clmeta", "sweep", "--grid", "alpha0=1e-4,1e-3"),
+    *("--grid", "blocks=scalar,layer", "--seeds", "0-1", "-s", "tasks=2", "--jobs", "1"),
+]
+
+
+def command(output: Path, steps: int = 60) -> list[str]:
+    return [*COMMAND, "-s", f"steps_per_task={steps}", "--chunk", "4", "-o", str(output)]
+
+
+def trajectories(output: Path) -> dict[str, pd.DataFrame]:
+    """Every finished run's whole trajectory, by the run's name."""
+    return {
+        folder.parent.name: pd.read_parquet(folder.parent / "trajectory")
+        for folder in sorted(output.glob("*/summary.json"))
+    }
+
+
+def assert_same(one: Path, other: Path, runs: int = 8) -> None:
+    expected, found = trajectories(one), trajectories(other)
+    assert len(expected) == runs
+    assert list(found) == list(expected)
+    for name, frame in expected.items():
+        pd.testing.assert_frame_equal(found[name], frame, check_exact=True)
+
+
+def wait_for_a_run(output: Path) -> None:
+    """Until the first run has begun; importing torch is no interesting moment."""
+    deadline = time.monotonic() + 60
+    while not any(output.glob("*/config.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def here(spec: SweepSpec, output: Path, chunk: int | None = 4):
+    return run_sweep(spec.configs(), output, launcher=LocalLauncher(1), chunk=chunk)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert here(SPEC, output).failed == {}
+    return output
+
+
+def test_every_combination_gets_a_run_folder_named_by_what_it_computes(undisturbed):
+    names = sorted(trajectories(undisturbed))
+    assert names == sorted(run.name for run in _runs(undisturbed))
+    configs = [RunConfig.from_file(undisturbed / name) for name in names]
+    assert set(configs) == set(SPEC.configs())
+    assert all(name.endswith(c.key()) for name, c in zip(names, configs, strict=True))
+
+
+def _runs(output: Path, spec: SweepSpec = SPEC) -> list[chunks.SweepRun]:
+    return chunks.sweep_runs(output, spec.configs())
+
+
+def test_started_again_a_finished_sweep_trains_nothing(undisturbed):
+    before = {f: f.stat().st_mtime_ns for f in undisturbed.rglob("*.parquet")}
+    assert len(here(SPEC, undisturbed).folders) == 8
+    assert {f: f.stat().st_mtime_ns for f in undisturbed.rglob("*.parquet")} == before
+
+
+def test_a_larger_sweep_keeps_the_runs_of_a_smaller_one(tmp_path, monkeypatch):
+    few = SweepSpec(SHORT, {"alpha0": [1e-4]}, seeds=[0])
+    here(few, tmp_path)
+    (first,) = tmp_path.glob("*/summary.json")
+    stamp = first.stat().st_mtime_ns
+    more = few.changed({}, {"alpha0": [1e-4, 1e-3]}, [0, 1])
+    assert len(here(more, tmp_path).folders) == 4
+    assert first.stat().st_mtime_ns == stamp
+
+
+def test_killed_at_a_random_moment_and_started_again_it_ends_as_undisturbed(tmp_path, undisturbed):
+    killed = subprocess.Popen(command(tmp_path), stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_for_a_run(tmp_path)
+    time.sleep(random.uniform(0, 1))
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert here(SPEC, tmp_path, chunk=None).failed == {}
+    assert_same(undisturbed, tmp_path)
+
+
+def test_killed_between_the_ends_of_two_runs_of_a_chunk_the_others_round_as_before(
+    tmp_path, undisturbed
+):
+    here(SPEC, tmp_path)
+    lost = _runs(tmp_path)[1]
+    (lost.folder / "summary.json").unlink()
+    kept = _runs(tmp_path)[0].folder / "summary.json"
+    stamp = kept.stat().st_mtime_ns
+    here(SPEC, tmp_path, chunk=None)
+    assert kept.stat().st_mtime_ns == stamp
+    assert_same(undisturbed, tmp_path)
+    assert not list((tmp_path / ".sweep").glob("spare-*"))
+
+
+def test_two_sweeps_on_one_folder_share_its_runs(tmp_path, undisturbed):
+    other = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for_a_run(tmp_path)
+    assert here(SPEC, tmp_path).failed == {}
+    said = other.communicate(timeout=120)
+    assert other.returncode == 0, said
+    assert_same(undisturbed, tmp_path)
+    # Had one run been done twice, its first trajectory would have been set aside or refused.
+    assert not list(tmp_path.glob("*/trajectory.interrupted-*"))
+    assert not list(tmp_path.glob("*/error.json"))
+    assert not list((tmp_path / ".sweep" / "claims").iterdir())
+
+
+def test_a_failing_run_stops_no_other_and_is_reported_at_the_end(tmp_path):
+    spec = SweepSpec({**SHORT, "base": "sgd", "meta": "none"}, {"alpha0": [1e-2, 1e30]}, seeds=[0])
+    result = here(spec, tmp_path)
+    good, wild = _runs(tmp_path, spec)
+    assert good.finished and not wild.finished
+    assert list(result.failed) == [wild.name]
+    kept = json.loads((wild.folder / "error.json").read_text())
+    assert kept["error"] == result.failed[wild.name]
+    assert "finite" in kept["error"]
+
+
+def test_a_failed_run_is_tried_again_by_the_next_start(tmp_path, monkeypatch):
+    spec = SweepSpec(SHORT, {"alpha0": [1e-3]}, seeds=[0])
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("no luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("clmeta.runner.run", broken)
+        result = here(spec, tmp_path)
+    (run,) = _runs(tmp_path, spec)
+    assert result.failed == {run.name: "RuntimeError: no luck"}
+    assert "broken" in result.traces[run.name]
+    assert here(spec, tmp_path).failed == {}
+    assert run.finished and not (run.folder / "error.json").exists()
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, undisturbed, monkeypatch):
+    write, room = runfolder.write_atomically, 30
+
+    def limited(path, content):
+        nonlocal room
+        room -= 1
+        if room < 0:
+            reason = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise RunFolderError(f"cannot write {path}: {reason.strerror}") from reason
+        write(path, content)
+
+    with monkeypatch.context() as patched:
+        for module in ("runfolder", "rows", "chunks"):
+            patched.setattr(f"clmeta.{module}.write_atomically", limited)
+        result = here(SPEC, tmp_path)
+    assert result.failed
+    assert all("No space left" in error for error in result.failed.values())
+    finished = trajectories(tmp_path)
+    assert len(finished) + len(result.failed) == 8
+    assert here(SPEC, tmp_path, chunk=None).failed == {}
+    assert_same(undisturbed, tmp_path)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a small disk"
+)
+def test_a_disk_that_is_really_full_loses_nothing_that_was_finished(tmp_path, undisturbed):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)])
+    if mounted.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        result = here(SPEC, disk)
+        assert result.failed
+        kept = trajectories(disk)
+        assert len(kept) + len(result.failed) == 8
+        subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
+        assert here(SPEC, disk, chunk=None).failed == {}
+        assert_same(undisturbed, disk)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_an_output_that_cannot_be_written_fails_before_training(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunFolderError, match=r"cannot write .*file.*choose an output folder"):
+        here(SPEC, tmp_path / "file" / "sweep")
+
+
+def test_runs_that_can_train_together_are_spread_over_the_processes(tmp_path):
+    runs = _runs(tmp_path)
+    planned = chunks.plan(tmp_path, runs, at_a_time=2, measure=False)
+    assert [len(chunk.runs) for chunk in planned] == [4, 4]
+    again = chunks.plan(tmp_path, runs, at_a_time=8, measure=False)
+    assert again == planned, "a chunk once planned stays"
+
+
+def test_a_network_that_cannot_be_batched_goes_one_by_one(tmp_path):
+    spec = SPEC.changed({"base": "torch.optim:SGD"}, {}, None)
+    planned = chunks.plan(tmp_path, _runs(tmp_path, spec), at_a_time=2, measure=False)
+    assert [len(chunk.runs) for chunk in planned] == [1] * 8
+
+
+# What a sweep is made of
+
+
+def test_a_toml_file_gives_the_same_sweep_as_the_command_line(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        textwrap.dedent("""
+        output = "somewhere"
+        seeds = "0-1"
+        [run.stream_options]
+        tasks = 2
+        steps_per_task = 60
+        [grid]
+        alpha0 = [1e-4, 1e-3]
+        blocks = ["scalar", "layer"]
+        """)
+    )
+    spec = SweepSpec.from_file(file)
+    assert spec.configs() == SPEC.configs()
+    assert spec.output == "somewhere"
+
+
+def test_a_list_of_methods_each_has_the_grid_and_its_own(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        textwrap.dedent("""
+        seeds = [3]
+        [grid]
+        alpha0 = [1e-4, 1e-3]
+        [[runs]]
+        meta = "none"
+        [[runs]]
+        grid.eta = [1e-3, 1e-2]
+        grid.alpha0 = [1e-5]
+        """)
+    )
+    found = [(c.meta, c.alpha0, c.eta) for c in SweepSpec.from_file(file).configs()]
+    fixed = [("none", 1e-4, 1e-3), ("none", 1e-3, 1e-3)]
+    assert found == [*fixed, ("adam", 1e-5, 1e-3), ("adam", 1e-5, 1e-2)]
+
+
+def test_a_dotted_option_changes_one_keyword_and_keeps_the_others():
+    spec = SweepSpec(SHORT, {"stream_options.tasks": [2, 3]})
+    assert [dict(c.stream_options) for c in spec.configs()] == [
+        {"tasks": 2, "steps_per_task": 60},
+        {"tasks": 3, "steps_per_task": 60},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("grid.alpha = [1]", "grid='alpha': unknown option; known: stream"),
+        ("grid.alpha0 = 1e-3", "grid.alpha0=0.001: must list at least one value"),
+        ("grid.alpha0 = []", "must list at least one value"),
+        ("grid.alpha0 = [-1.0]", "alpha0=-1.0: a step size must be above 0"),
+        ("grid.seed = [1]", "give seeds with --seeds"),
+        ("runs = 3", "runs=3: must be a list of tables"),
+        ("seeds = [0, 0]", "given twice"),
+        ("alpha0 = 1e-3", "alpha0=0.001: unknown entry; known: output, seeds, run"),
+        ("run.alpha = 1e-3", "alpha=0.001: unknown option"),
+        ("grid = [", "sweep.toml"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path, content, said):
+    file = tmp_path / "sweep.toml"
+    file.write_text(content)
+    with pytest.raises(BadArgument) as caught:
+        SweepSpec.from_file(file)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--grid", "alpha0"], "grid='alpha0': write option=value,value"),
+        (["--grid", "alpha0=1e-3,"], "write option=value,value"),
+        (["--grid", "alpha0=1", "--grid", "alpha0=2"], "alpha0 is given twice"),
+        (["--grid", "nonsense=1"], "grid='nonsense': unknown option; known:"),
+        (["--grid", "gamma=0.9,1.5"], "gamma=1.5: a discount lies in [0, 1]"),
+        (["--grid", "stream=nowhere"], "nowhere"),
+        (["--seeds", "5-1"], "runs backwards"),
+        (["missing.toml"], "spec='missing.toml': No such file"),
+        (["--launcher", "slurm", "--time", "soon"], "time='soon': write minutes"),
+    ],
+)
+def test_bad_input_is_one_line_and_trains_nothing(tmp_path, words, said, capsys):
+    from clmeta.cli import main
+
+    output = tmp_path / "sweep"
+    with pytest.raises(SystemExit) as caught:
+        main(["sweep", *words, "-o", str(output)])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert "\n" not in error
+    assert not list(tmp_path.rglob("summary.json"))
+
+
+def test_failures_end_the_command_with_an_error(tmp_path, capsys):
+    from clmeta.cli import main
+
+    words = ["--base", "sgd", "--meta", "none", "--grid", "alpha0=1e-2,1e30", "--jobs", "1"]
+    with pytest.raises(SystemExit) as caught:
+        main(["sweep", *words, "-s", "tasks=1", "-s", "steps_per_task=20", "-o", str(tmp_path)])
+    assert caught.value.code == 1
+    out, err = capsys.readouterr()
+    assert "1 of 2 runs failed, 1 are finished" in err
+    assert "sgd fixed" in out
+    assert len(list(tmp_path.glob("*/summary.json"))) == 1
+    assert RunFolder(next(tmp_path.glob("*/summary.json")).parent).finished
