@@ -100,20 +100,16 @@ class ClusterLauncher:
     def __init__(
         self, output: Path, options: Mapping[str, Any] | None = None, *, cluster: str = "slurm"
     ) -> None:
+        given: dict[str, Any] = {"array_parallelism": TASKS, "cpus_per_task": 1, "name": "clmeta"}
+        given.update(options or {})
+        timeout = minutes(given.pop("time", MINUTES))
+        self.cluster = cluster
+        self.at_a_time = int(given["array_parallelism"])
         try:
             submitit = importlib.import_module("submitit")
         except ModuleNotFoundError:
             bad("launcher", cluster, "needs submitit: pip install 'clmeta[slurm]'")
-        given = {
-            "array_parallelism": TASKS,
-            "cpus_per_task": 1,
-            "name": "clmeta",
-            **(options or {}),
-        }
-        self.cluster = cluster
-        self.at_a_time = int(given["array_parallelism"])
-        named = {k if k in SHARED or k.startswith("slurm_") else f"slurm_{k}": given[k]
-                 for k in given}  # fmt: skip
+        named = {_submitit_name(option): value for option, value in given.items()}
         try:
             folder = output / PRIVATE / "tasks" / "%j"
             self.executor = submitit.AutoExecutor(folder=folder.absolute(), cluster=cluster)
@@ -146,6 +142,10 @@ class ClusterLauncher:
             ids = sorted({job.job_id.split("_")[0] for job in waiting.values()})
             _say(f"The tasks go on; end them with scancel {' '.join(ids)}.")
             raise
+
+
+def _submitit_name(option: str) -> str:
+    return option if option in SHARED or option.startswith("slurm_") else f"slurm_{option}"
 
 
 class _Queue:
