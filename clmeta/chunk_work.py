@@ -65,7 +65,7 @@ def do_chunk(
     Returns:
         The last that was told.
     """
-    worker = _Worker(number, chunk, tell, fatal)
+    worker = _Worker(number, chunk, _leaving_if_unheard(tell), fatal)
     tell(Told(number, "started"))
     try:
         with Claims(chunk.output / PRIVATE / "claims", job=job) as claims:
@@ -79,8 +79,24 @@ def do_chunk(
     except KeyboardInterrupt:
         tell(Told(number, "interrupted"))
         raise
+    except _Unheard as unheard:
+        raise BrokenPipeError from unheard
     tell(last)
     return last
+
+
+class _Unheard(BaseException):
+    """The process that listened is gone; no error of a run, so no handler of those may catch it."""
+
+
+def _leaving_if_unheard(tell: Tell) -> Tell:
+    def told(event: Told) -> None:
+        try:
+            tell(event)
+        except OSError as error:
+            raise _Unheard from error
+
+    return told
 
 
 class _Worker:

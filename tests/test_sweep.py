@@ -99,11 +99,15 @@ def test_a_larger_sweep_keeps_the_runs_of_a_smaller_one(tmp_path, monkeypatch):
     assert first.stat().st_mtime_ns == stamp
 
 
-def test_killed_at_a_random_moment_and_started_again_it_ends_as_undisturbed(tmp_path, undisturbed):
-    killed = subprocess.Popen(command(tmp_path), stderr=subprocess.DEVNULL, start_new_session=True)
+@pytest.mark.parametrize("kill", [os.killpg, os.kill], ids=["all of it", "the parent only"])
+def test_killed_at_a_random_moment_and_started_again_it_ends_as_undisturbed(
+    tmp_path, undisturbed, kill
+):
+    words = [*command(tmp_path), "--jobs", "2"]
+    killed = subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
     wait_for_a_run(tmp_path)
-    time.sleep(random.uniform(0, 1))
-    os.killpg(killed.pid, signal.SIGKILL)
+    time.sleep(random.uniform(0, 0.5))
+    kill(killed.pid, signal.SIGKILL)
     killed.wait()
     assert here(SPEC, tmp_path, chunk=None).failed == {}
     assert_same(undisturbed, tmp_path)
