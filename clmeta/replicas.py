@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from clmeta._batched import NotBatchable
-from clmeta._chunk import Chunk, rules_of
+from clmeta._chunk import Chunk
 from clmeta._chunk_size import choose_chunk
+from clmeta._program import ReplicaWarning, rules_of
 from clmeta.config import RunConfig
 from clmeta.errors import ClmetaError, RunFolderError, require
 from clmeta.runfolder import RunFolder
-from clmeta.runner import Prepared, _threads, prepare, run
+from clmeta.runner import Prepared, numerics, prepare, run
 
 #: Seconds between two reports of progress.
 REPORT_EVERY = 0.25
-
-
-class ReplicaWarning(UserWarning):
-    """Some runs could not be batched and go one by one."""
 
 
 class ReplicasFailed(ClmetaError):
@@ -148,7 +145,7 @@ def _run_group(
     config = members[0][1]
     # Learners of equal length end together.
     members = sorted(members, key=lambda member: steps[member[0]])
-    with _threads(config.threads):
+    with numerics(config.threads):
         try:
             if config.strategy != "plain":
                 raise NotBatchable(f"strategy {config.strategy!r} has a loop of its own")

@@ -22,7 +22,7 @@ from clmeta.jobs import Job, run_jobs
 from clmeta.models import make_model
 from clmeta.recorder import Recorder
 from clmeta.runfolder import RunFolder
-from clmeta.runner import derive_seed, prepare, run
+from clmeta.runner import derive_seed, numerics, prepare, run
 from clmeta.strategies.plain import learn_online
 from clmeta.streams import load_dataset, permuted_inputs
 
@@ -473,3 +473,11 @@ def test_recording_costs_little(tmp_path):
         cost = (time.perf_counter() - begin) / 2000
     assert cost < 500e-6
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 2000
+
+
+def test_subnormal_numbers_are_flushed_in_a_run_and_the_callers_setting_comes_back():
+    tiny = torch.tensor([1e-38])
+    before = bool(tiny * 0.1)
+    with numerics(threads=1):
+        assert not torch.any(tiny * 0.1)
+    assert bool(tiny * 0.1) is before
