@@ -60,20 +60,23 @@ def peak_numbers(
     approximation: str,
     hessian: str,
     chunk: int | None = None,
+    samples: int | None = None,
 ) -> int:
     """Numbers alive at the worst moment of a step, apart from the loss's own activations.
 
-    Old and new state are both alive; a product along c tangents at once holds a few
-    intermediate results in the size of what it moves.
+    Old and new state are both alive; a product along c tangents at once holds intermediate
+    results in the size of what it moves, a number of them that was measured with Adam, the rule
+    with most (benchmarks/general_modes.py).
     """
     kept = kept_numbers(n, n_state, m, m_state, k, approximation)
-    c = min(k, chunk or k)
-    work = (6 if hessian == "free" else 8) * c * n
+    c, cm = min(k, chunk or k), min(m, chunk or m)
+    free = hessian == "free"
+    work = (3 * c + 14 if free else 5 * c + 16) * n
     if approximation == "full":
-        work = max(work, 8 * c * min(m, chunk or m) * n)
+        work = max(work, (10 * c * cm + 30 if free else 17 * c * cm + 36) * n)
     if hessian == "diagonal":
-        work = max(work, 6 * min(n, chunk or 64) * n)
-    return 2 * sum(kept.values()) + 4 * n + work
+        work = max(work, (6 * min(samples or n, chunk or 64) + 16) * n)
+    return 2 * sum(kept.values()) + work
 
 
 def available_bytes(device: torch.device) -> int | None:

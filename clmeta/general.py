@@ -52,9 +52,9 @@ class GeneralMetaOptimize:
     ====================  =====================  ==========================================
 
     (condensed with K learned kinds: (K + 1) (n + S); besides, at most M^2 times one plus the
-    number of meta slots for Y.) During a step old and new state are both there, together with
-    about 8 results in the size of the tangents handled at once, see ``chunk`` and
-    ``memory_bytes()``. ``diagonal`` costs n products of the Hessian instead, or as many as
+    number of meta slots for Y.) During a step old and new state are both there, and the work on
+    c tangents at once takes about (5 c + 16) n more, in ``full`` (17 c^2 + 36) n, see ``chunk``
+    and ``memory_bytes()``. ``diagonal`` costs n products of the Hessian instead, or as many as
     ``diagonal_samples``.
 
     Args:
@@ -152,7 +152,7 @@ class GeneralMetaOptimize:
         states = {name: base.init(p) for name, p in self.params.items()}
         self._x = (self.params, states)
         self._y: Any = {"beta": beta, "state": meta_rule.init(beta)}
-        self._chunk = chunk
+        self._chunk, self._samples = chunk, diagonal_samples
         self._sizes = sizes(self._x, self._y, len(maps) if condensed else beta.numel())
         mend = "use fewer blocks, a smaller chunk, '2x2' or 'L', or condensed=True with 'L'"
         limit = available_bytes(first.device) if memory_limit is None else memory_limit
@@ -182,6 +182,7 @@ class GeneralMetaOptimize:
             approximation=self.approximation,
             hessian=self.hessian,
             chunk=self._chunk,
+            samples=self._samples,
         )
         return {"kept": item * sum(kept.values()), "step": item * peak}
 
