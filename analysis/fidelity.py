@@ -120,15 +120,21 @@ class Fidelity:
 
 
 def score(a: np.ndarray, r: np.ndarray) -> dict[str, float]:
-    """Cosine, sign agreement and bias of ``a`` against ``r``; see `Fidelity.scores`."""
-    norm, size = np.linalg.norm(a) * np.linalg.norm(r), np.abs(r).sum()
-    there = r != 0
+    """Cosine, sign agreement and bias of ``a`` against ``r``; see `Fidelity.scores`.
+
+    Entries at which the reference itself is not finite are left out.
+    """
+    there = np.isfinite(r)
+    a, r = a[there], r[there]
+    if not np.isfinite(a).all() or not r.any():
+        return {"cosine": np.nan, "sign": np.nan, "bias": np.nan}
+    sign, size = np.sign(r), np.abs(r).max()
+    unit_a, unit_r = a / (np.abs(a).max() or 1), r / size  # no square of a huge number overflows
+    norm = np.linalg.norm(unit_a) * np.linalg.norm(unit_r)
     return {
-        "cosine": float(a @ r / norm) if norm != 0 else np.nan,
-        "sign": float((np.sign(a) == np.sign(r))[there].mean())
-        if there.any() and np.isfinite(a).all()
-        else np.nan,
-        "bias": float((np.sign(r) * (a - r)).sum() / size) if size != 0 else np.nan,
+        "cosine": float(unit_a @ unit_r / norm) if norm != 0 else np.nan,
+        "sign": float((np.sign(a) == sign)[r != 0].mean()),
+        "bias": float((sign * (a / size - unit_r)).sum() / np.abs(unit_r).sum()),
     }
 
 
@@ -239,14 +245,15 @@ def fidelity_grid(
     gammas: Iterable[float],
     against: str = EXACT,
     sums: int = 1,
+    window: int | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """`Fidelity.scores` over whole runs, one for each eta and gamma.
+    """`Fidelity.scores` of runs with each eta and gamma.
 
     Args:
         loss, params, batches: as for `fidelity`.
         etas, gammas: meta step sizes and discounts; every pair is a run.
-        against, sums: as for `Fidelity.scores`.
+        against, sums, window: as for `Fidelity.scores`.
         **settings: as for `fidelity`.
 
     Returns:
@@ -257,7 +264,7 @@ def fidelity_grid(
     for eta in etas:
         for gamma in gammas:
             run = fidelity(loss, params, batches, eta=eta, gamma=gamma, **settings)
-            scores = run.scores(against, sums=sums)
+            scores = run.scores(against, sums=sums, window=window)
             scores.insert(0, "gamma", gamma)
             scores.insert(0, "eta", eta)
             parts.append(scores)

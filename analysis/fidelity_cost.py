@@ -25,7 +25,7 @@ def peak_bytes(step: Callable[[], Any], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()
-    results = record.profiler.kineto_results  # type: ignore[union-attr]
+    results = record.profiler.kineto_results
     events = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
     return max(accumulate((size for _, size in sorted(events)), initial=0))
 

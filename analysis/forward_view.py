@@ -48,7 +48,9 @@ def forward_view(
     * ``"frozen"``: nothing. Later meta updates are constants. ``L``/``exact`` is this.
     * ``"live"``: later meta-gradients, the trace that they come from and the meta rule's state
       react too, in the way of the engine that made the run. This is the derivative of what
-      really happens; ``full`` aims at it.
+      really happens. ``full`` aims at it where ``full`` makes the run, and differs from it by
+      what Algorithm 1 holds constant (Y and the base state's tangents inside T) and, along
+      another mode's run, by reacting through its own trace instead of that mode's.
 
     Bounds of beta count as inactive in ``frozen``.
 
@@ -108,7 +110,7 @@ def suggested_horizon(gamma: float, weight: float = 0.01) -> int:
 
 def _pull(step: Callable[[Tree], tuple], state: Tree, adjoint: Tree) -> tuple[Tree, Tree]:
     """``J^T adjoint`` of one step, and the gradient of its loss; None stands for a zero adjoint."""
-    _, back, g = vjp(step, state, has_aux=True)
+    _, back, g = vjp(step, state, has_aux=True)  # type: ignore[misc]
     if adjoint is None:
         return tree_map(torch.zeros_like, state), g
     return back(adjoint)[0], g
