@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,11 +125,15 @@ class _Worker:
         missing = [run for run in runs if not run.finished]
         failed: dict[int, BaseException] = {}
         self.runs = len(missing)
-        with _spare_folders(self.chunk.output) as spare, warnings.catch_warnings(record=True) as w:
+        with (
+            # Outside the sweep's folder: nothing that reads that must take them for its runs.
+            tempfile.TemporaryDirectory(prefix="clmeta-", ignore_cleanup_errors=True) as spare,
+            warnings.catch_warnings(record=True) as noted,
+        ):
             warnings.simplefilter("always", ReplicaWarning)
             # A finished run trains along, so that rounding is that of the whole chunk, and its
             # second recording is thrown away.
-            folders = [spare / run.name if run.finished else run.folder for run in runs]
+            folders = [Path(spare) / run.name if run.finished else run.folder for run in runs]
             configs = [run.config for run in runs]
             try:
                 run_replicas(configs, folders, on_progress=self._progress, chunk=len(runs))
@@ -142,7 +145,7 @@ class _Worker:
                 failed = dict.fromkeys(range(len(runs)), error)
             except Exception:
                 pass  # whose error it is shows when each runs by itself
-        for warning in w:
+        for warning in noted:
             self.tell(Told(self.number, "note", error=str(warning.message)))
         for number, run in enumerate(runs):
             if run.finished and run in missing:
@@ -180,15 +183,6 @@ class _Worker:
         trace = None if expected else "".join(traceback.format_exception(error))
         keep_error(run, line, trace, alone)
         self.tell(Told(self.number, "run failed", error=line, trace=trace, run=run.name))
-
-
-@contextmanager
-def _spare_folders(output: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="spare-", dir=output / PRIVATE))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def keep_error(run: SweepRun, error: str, trace: str | None, alone: bool) -> None:

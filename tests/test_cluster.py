@@ -128,7 +128,7 @@ def test_a_sweep_on_slurm(submitit, slurm, tmp_path):
 
 @asked
 @there
-def test_a_cancelled_task_is_reported_and_the_next_start_does_it(submitit, slurm, tmp_path):
+def test_a_task_that_is_killed_is_reported_with_its_log(submitit, slurm, tmp_path):
     command = sweep_command(tmp_path, 20_000, "--chunk", "2")
     sweep = subprocess.Popen(command, env=slurm, stderr=subprocess.PIPE, text=True)
     wait_for_a_run(tmp_path)
