@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -51,12 +52,12 @@ def print_table(folders: Sequence[Path], title: str, console: Console | None = N
         RunFolderError: for a folder that does not hold a finished run.
     """
     console = console or Console(highlight=False)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("method", overflow="fold")
     table.add_column("seeds", justify="right")
-    table.add_column("online accuracy", justify="right")
-    table.add_column("test accuracy", justify="right")
-    table.add_column("step sizes at the end", justify="right")
+    table.add_column("online\naccuracy", justify="right")
+    table.add_column("test\naccuracy", justify="right")
+    table.add_column("step sizes\nat the end", justify="right")
     by_method: dict[str, list[dict]] = {}
     for folder in folders:
         summary = RunFolder(folder).summary
