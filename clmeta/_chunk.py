@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clmeta._batched import BatchedNetwork, Gradient, NotBatchable
-from clmeta._device_steps import DeviceSteps
+from clmeta._batched import NotBatchable
 from clmeta._lockstep import Lockstep, Segment
+from clmeta._program import Program, denormals_flushed
 from clmeta._stacked import Stacked
-from clmeta._stacked_fine import FineSteps
-from clmeta._tiles import Tiles
 from clmeta.config import FACTS, RunConfig
 from clmeta.errors import ClmetaError
 from clmeta.recorder import Recorder
-from clmeta.rules import Rule
 from clmeta.runner import Prepared, _summary, prepare
 from clmeta.strategies.plain import OnlineResult, accuracy
+
+#: Learner-steps from which compiling for some seconds pays.
+WORTH_COMPILING = 50_000
 
 
 @dataclass
@@ -43,65 +43,6 @@ class Learner:
     @property
     def config(self) -> RunConfig:
         return self.prepared.config
-
-
-def rules_of(prepared: Prepared) -> tuple[Rule | None, Rule | None]:
-    """Base and meta rule; the base is None if it is a wrapped torch optimiser."""
-    return getattr(prepared.optimizer._path, "rule", None), prepared.optimizer.sizes.rule
-
-
-def learnt_names(prepared: Prepared) -> list[str]:
-    """The parameters that get a gradient, by one backward pass; others are never updated."""
-    model, stream = prepared.model, prepared.stream
-    x = torch.zeros(1, *stream.input_shape, device=prepared.optimizer.alpha.device)
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    output = model(x).sum()
-    grads = torch.autograd.grad(output, [p for _, p in named], allow_unused=True)
-    return [name for (name, _), g in zip(named, grads, strict=True) if g is not None]
-
-
-class Program:
-    """The batched network and optimiser of some learners: one call is one step of all.
-
-    Raises:
-        NotBatchable: saying why the learners must run one by one.
-    """
-
-    def __init__(self, prepared: Sequence[Prepared]) -> None:
-        base, meta = rules_of(prepared[0])
-        if base is None:
-            raise NotBatchable("its base is a torch optimiser, not a rule")
-        names = learnt_names(prepared[0])
-        self.network = BatchedNetwork(prepared[0].model, names)
-        params = [[dict(p.model.named_parameters())[name] for name in names] for p in prepared]
-        weights = [torch.stack([p.detach() for p in each]) for each in zip(*params, strict=True)]
-        optimizers = [p.optimizer for p in prepared]
-        self.stacked = Stacked(optimizers, weights, params, base, meta)
-        self.fine = FineSteps(self.stacked) if self.stacked.granularity else None
-        on_cpu = weights[0].device.type == "cpu"
-        self.steps: Any = self.fine or (Tiles if on_cpu else DeviceSteps)(self.stacked)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with the learners in ``rows`` only."""
-        self.stacked.keep(rows)
-        if self.fine:
-            self.fine.keep(rows)
-        self.steps.build()
-
-    def gradients(self, x: Tensor, y: Tensor) -> tuple[list[Gradient], Tensor, Tensor]:
-        """Gradients, losses (R,) and shares right (R,) at the present weights."""
-        return self.network(self.stacked.w, x, y)
-
-    def run(self, segment: Segment) -> tuple[Tensor, Tensor, Tensor]:
-        """All steps of a segment: losses and shares right (steps, R), alpha used (steps, R, B)."""
-        losses, shares, alphas = [], [], []
-        for x, y in zip(segment.x, segment.y, strict=True):
-            grads, loss, share = self.gradients(x, y)
-            losses.append(loss)
-            shares.append(share)
-            alphas.append(self.stacked.alpha.clone())
-            self.steps.step(grads)
-        return torch.stack(losses), torch.stack(shares), torch.stack(alphas)
 
 
 class _View:
@@ -138,7 +79,8 @@ class Chunk:
     ) -> None:
         self.runs, self.overwrite, self.tell = runs, overwrite, tell
         self.prepared = [prepare(config) for _, config, _ in runs]
-        self.program = Program(self.prepared)
+        steps = sum(len(p.stream) for p in self.prepared)
+        self.program = Program(self.prepared, compiled=steps >= WORTH_COMPILING)
         self.check()
 
     def check(self) -> None:
@@ -162,7 +104,7 @@ class Chunk:
         """Do all runs; number of each to its error, or None if it finished."""
         program, learners = self.program, []
         ends: dict[int, BaseException | None] = {}
-        with contextlib.ExitStack() as stack:
+        with denormals_flushed(), contextlib.ExitStack() as stack:
             for (index, config, folder), prepared in zip(self.runs, self.prepared, strict=True):
                 content = {**config.to_dict(), "method": config.method, FACTS: prepared.facts()}
                 names = prepared.optimizer.block_names

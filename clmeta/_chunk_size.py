@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from clmeta._chunk import Program
 from clmeta._lockstep import Lockstep
+from clmeta._program import Program, rules_of
 from clmeta.config import RunConfig
 from clmeta.runner import Prepared, prepare
 
@@ -28,8 +28,6 @@ def learner_bytes(prepared: Prepared) -> int:
     Its weights twice (the network that test accuracy is measured with has its own), gradient,
     trace and base state; and what one backward pass keeps, taken as four times the layers' outputs.
     """
-    from clmeta._chunk import rules_of
-
     base, meta = rules_of(prepared)
     numbers = sum(p.numel() * p.element_size() for p in prepared.model.parameters())
     slots = len(base.slots) if base is not None else 0

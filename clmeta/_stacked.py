@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clmeta._batched import Gradient, Outer
 from clmeta._lists import state_dtype
 from clmeta.errors import NonFiniteError
 from clmeta.optimizer import MetaOptimize
@@ -169,23 +168,6 @@ class Stacked:
             "bound step sizes with alpha_max, clip gradients, or pass nonfinite='skip' to skip and "
             "count such steps"
         )
-
-
-def masked_step(s: Stacked, grads: Sequence[Gradient]) -> None:
-    """One update of all learners in whole tensors, reading nothing back from the device."""
-    dense = [g.dense() if isinstance(g, Outer) else g for g in grads]
-    dense = [g.to(slot.dtype) for g, slot in zip(dense, s.h or s.w, strict=True)]
-    products = [h * g for h, g in zip(s.h, dense, strict=True)] if s.h else dense
-    s.calls += 1
-    z = s.by_block(torch.stack([x.flatten(1).sum(1) for x in products], 1))
-    ok = torch.isfinite(z).all(1, keepdim=True)
-    s.note(z, ok)
-    alphas, t = s.alphas(), s.steps + 1
-    for i, g in enumerate(dense):
-        lead = (-1,) + (1,) * (g.dim() - 1)
-        masked_move(s, i, slice(None), g, alphas[:, i].view(lead), t.view(lead), ok.view(lead))
-    s.steps.copy_(torch.where(ok, t, s.steps))
-    s.meta_update(z, ok)
 
 
 def masked_move(
