@@ -14,6 +14,8 @@ from clmeta.jobs import Event
 
 #: Seconds between two lines where there is no terminal to move a bar on.
 LINE_EVERY = 30.0
+#: Seconds of progress before it tells how long the rest takes.
+SETTLING = 2.0
 
 
 class SweepDisplay:
@@ -28,7 +30,8 @@ class SweepDisplay:
         self.settled: dict[int, int] = {}
         self.runs = self.done = self.failed = self.planned = 0
         self.notes: set[str | None] = set()
-        self.begun = self.said = time.monotonic()
+        self.first: tuple[float, float] | None = None
+        self.said = time.monotonic()
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=32),
@@ -55,7 +58,7 @@ class SweepDisplay:
         """Of ``runs``, so many are finished and so many are about to be done here."""
         self.runs, self.done, self.planned = runs, finished, planned
         self.shares, self.settled = {}, {}
-        self.begun = time.monotonic()
+        self.first = None
         self._refresh()
 
     def waiting(self, finished: int) -> None:
@@ -84,11 +87,19 @@ class SweepDisplay:
         self._refresh()
 
     def left(self) -> float | None:
-        """Seconds that the planned runs will take yet, at the pace so far; None at the start."""
+        """Seconds that the planned runs will take yet, at the pace so far; None at the start.
+
+        Processes take seconds to start, so the clock runs from the first progress.
+        """
         share = sum(self.shares.values())
-        if share <= 0:
+        if share > 0 and self.first is None:
+            self.first = (time.monotonic(), share)
+        if self.first is None:
             return None
-        return (time.monotonic() - self.begun) * max(self.planned - share, 0.0) / share
+        seconds, gain = time.monotonic() - self.first[0], share - self.first[1]
+        if seconds < SETTLING or gain <= 0:
+            return None
+        return seconds * max(self.planned - share, 0.0) / gain
 
     def _refresh(self, note: str | None = None) -> None:
         text = f"{self.done} of {self.runs} runs done"
