@@ -109,8 +109,8 @@ def most_together(configs: Sequence[RunConfig], *, measure: bool = True) -> int:
         measure: find it by a short measurement on this machine, which will train them.
     """
     from clmeta._batched import NotBatchable
-    from clmeta._chunk import Program
     from clmeta._chunk_size import choose_chunk
+    from clmeta._program import Program
     from clmeta.runner import prepare
 
     config = configs[0] if measure else dataclasses.replace(configs[0], device="cpu")
