@@ -1,6 +1,8 @@
 """Runs under Avalanche that stop and go on, and runs by a strategy's name."""
 
 import pickle
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -154,3 +156,19 @@ def test_options_of_registered_strategies_are_checked():
     check_options(STRATEGIES.get("replay"), {"mem_size": 5}, "option", skip=3, hidden=COMMON)
     with pytest.raises(BadArgument, match="mem_size"):
         check_options(STRATEGIES.get("replay"), {"memory": 5}, "option", skip=3, hidden=COMMON)
+
+
+# ---- the guide ---------------------------------------------------------------------------------
+
+
+def examples():
+    text = (Path(__file__).parents[1] / "docs" / "avalanche.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_guides_examples_run(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(examples()[number], f"docs/avalanche.md, example {number}", "exec"), {})
+    assert len(examples()) == 2
+    assert any(tmp_path.rglob("*.parquet" if number == 0 else "events.out.*"))
