@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=("metaoptimize", "adamw"), default="metaoptimize")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)  # as `clmeta run` does
     data = images(options.dataset)
 
     def learner() -> tuple[Any, Any]:

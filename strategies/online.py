@@ -118,6 +118,17 @@ class Online(SupervisedTemplate):
         else:
             self.dataloader = SliceLoader(self.adapted_dataset, self.train_mb_size, self.device)
 
+    def backward(self) -> None:
+        """Backward pass; keeps its graph for `MetaOptimize` with ``hessian`` other than free."""
+        hessian = self.optimizer.defaults.get("hessian", "free")
+        if getattr(hessian, "kind", hessian) == "free":
+            super().backward()
+            return
+        with warnings.catch_warnings():
+            # `zero_grad` in the next iteration breaks the cycle that torch warns of.
+            warnings.filterwarnings("ignore", "Using backward", UserWarning)
+            self.loss.backward(create_graph=True)
+
     def training_epoch(self, **kwargs: Any) -> None:
         """Avalanche's training loop, calling only what is there to be called."""
         calls = {event: callbacks(self, event) for event in EVENTS}

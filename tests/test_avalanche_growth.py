@@ -16,6 +16,7 @@ from avalanche_parts import (
     mlp,
     permuted,
     train,
+    weights,
 )
 
 from clmeta import MetaOptimize
@@ -104,6 +105,17 @@ def test_every_granularity_grows(blocks, net):
     assert {id(p) for p in held} == {id(p) for p in model.parameters()}
     assert all(optimizer.state[p]["h"].shape == p.shape for p in held)
     assert set(optimizer.state) <= set(held)
+
+
+@pytest.mark.parametrize("hessian", ["exact", "diagonal"])
+def test_traces_that_carry_curvature_grow_too(hessian):
+    model = GrowingNet()
+    optimizer = meta_optimize(model, hessian=hessian)
+    spy = Spy("before_training_epoch", lambda strategy: copied(optimizer, model.head.weight))
+    train(Online(model=model, optimizer=optimizer, plugins=[spy]), growing(steps=10).benchmark())
+    for units, state in zip((3, 6), spy.seen[1:], strict=True):
+        assert state["h"][:units].any() and not state["h"][units:].any()
+    assert torch.isfinite(weights(model)).all()
 
 
 def test_a_wrapped_torch_optimiser_grows():
