@@ -71,9 +71,9 @@ def peak_numbers(
     kept = kept_numbers(n, n_state, m, m_state, k, approximation)
     c, cm = min(k, chunk or k), min(m, chunk or m)
     free = hessian == "free"
-    work = (3 * c + 14 if free else 5 * c + 16) * n
+    work = (10 * c + 16) * n
     if approximation == "full":
-        work = max(work, (10 * c * cm + 30 if free else 17 * c * cm + 36) * n)
+        work = max(work, (12 if free else 18) * c * cm * n + 44 * n)
     if hessian == "diagonal":
         work = max(work, (6 * min(samples or n, chunk or 64) + 16) * n)
     return 2 * sum(kept.values()) + work

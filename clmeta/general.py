@@ -53,7 +53,7 @@ class GeneralMetaOptimize:
 
     (condensed with K learned kinds: (K + 1) (n + S); besides, at most M^2 times one plus the
     number of meta slots for Y.) During a step old and new state are both there, and the work on
-    c tangents at once takes about (5 c + 16) n more, in ``full`` (17 c^2 + 36) n, see ``chunk``
+    c tangents at once takes about (10 c + 16) n more, in ``full`` (18 c^2 + 44) n, see ``chunk``
     and ``memory_bytes()``. ``diagonal`` costs n products of the Hessian instead, or as many as
     ``diagonal_samples``.
 
