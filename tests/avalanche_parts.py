@@ -17,11 +17,12 @@ with warnings.catch_warnings():
 
 from clmeta.strategies import MetaOptimizePlugin
 
-#: Warnings of Avalanche 0.6 about its own code.
+#: Warnings of Avalanche 0.6 and torch about their own code.
 IGNORED = (
     "ignore:Call to deprecated function update:DeprecationWarning",
     "ignore:__array_wrap__ must accept context:DeprecationWarning",
     "ignore:Using a non-tuple sequence:UserWarning",
+    "ignore:.torch.jit.script. is deprecated:FutureWarning",
 )
 DIGITS = load_dataset("digits", download=False)
 PIXELS = 64
