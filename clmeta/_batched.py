@@ -51,12 +51,10 @@ class BatchedNetwork:
         names: the parameters that gradients are wanted for, all others being fixed.
 
     Raises:
-        NotBatchable: for a network with buffers (they would be shared), or random layers.
+        NotBatchable: at the first call, for random layers, programs that depend on data, ...
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        if any(True for _ in model.buffers()):
-            raise NotBatchable("it has buffers (batch normalisation?), which learners can't share")
         self.model = model
         self.names = list(names)
         self._programs: dict[tuple[Any, ...], tuple[fx.GraphModule, list[bool]]] = {}

@@ -48,9 +48,15 @@ def rules_of(prepared: Prepared) -> tuple[Rule | None, Rule | None]:
 
 
 def learnt_names(prepared: Prepared) -> list[str]:
-    """The parameters that get a gradient, by one backward pass; others are never updated."""
+    """The parameters that get a gradient, by one backward pass; others are never updated.
+
+    Raises:
+        NotBatchable: for a network with buffers, which learners would share.
+    """
     model, stream = prepared.model, prepared.stream
-    x = torch.zeros(1, *stream.input_shape, device=prepared.optimizer.alpha.device)
+    if any(True for _ in model.buffers()):
+        raise NotBatchable("it has buffers, such as those of batch normalisation")
+    x = torch.zeros(stream.batch_size, *stream.input_shape, device=prepared.optimizer.alpha.device)
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     grads = torch.autograd.grad(model(x).sum(), [p for _, p in named], allow_unused=True)
     return [name for (name, _), g in zip(named, grads, strict=True) if g is not None]

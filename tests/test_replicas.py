@@ -1,0 +1,450 @@
+"""Replicas: many learners in one process, each the run that `clmeta.runner.run` makes of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from clmeta import _chunk
+from clmeta._batched import BatchedNetwork, NotBatchable, Outer
+from clmeta._chunk_size import learner_bytes
+from clmeta._lockstep import Lockstep
+from clmeta._pool import pool, pool_backward
+from clmeta._program import ReplicaWarning, denormals_flushed
+from clmeta.config import RunConfig
+from clmeta.errors import BadArgument, NonFiniteError, RunFolderError
+from clmeta.models import make_model
+from clmeta.recorder import Recorder
+from clmeta.replicas import ReplicasFailed, run_replicas
+from clmeta.runner import prepare, run
+
+RULES = ("sgd", "sgdm", "rmsprop", "adamw", "lion")
+METAS = ("none", "sgd", "sgdm", "rmsprop", "adam", "lion")
+STREAM = {"tasks": 2, "steps_per_task": 100}
+
+
+def config(**options):
+    """200 steps of a small network on the digits that scikit-learn ships."""
+    pytest.importorskip("sklearn")
+    small = {"stream_options": STREAM, "model_options": {"hidden": 16}, "alpha0": 1e-3}
+    return RunConfig(**{"weight_decay": 0.01, "eta": 1e-2, "gamma": 0.99, **small, **options})
+
+
+def cnn(**options):
+    """The same for a small CNN."""
+    small = {"channels": [4, 6], "hidden": 12}
+    return config(**{"model": "cnn", "model_options": small, "alpha0": 1e-4, **options})
+
+
+def trajectory(folder):
+    return pd.read_parquet(folder / "trajectory")
+
+
+def assert_same_run(together, alone, tolerance=1e-4):
+    """Same rows, same data, step sizes within a relative tolerance, same totals."""
+    a, b = trajectory(together), trajectory(alone)
+    assert list(a.columns) == list(b.columns)
+    assert list(a.dtypes) == list(b.dtypes)
+    assert a["step"].equals(b["step"])
+    assert a["task"].equals(b["task"])
+    alphas = [name for name in a if name.startswith("alpha.")]
+    np.testing.assert_allclose(a[alphas], b[alphas], rtol=tolerance)
+    np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-3, atol=1e-4)
+    tasks = [pd.read_parquet(folder / "tasks.parquet") for folder in (together, alone)]
+    pd.testing.assert_frame_equal(*tasks, atol=0.011)
+    summaries = [json.loads((f / "summary.json").read_text()) for f in (together, alone)]
+    assert list(summaries[0]) == list(summaries[1])
+    configs = [json.loads((f / "config.json").read_text()) for f in (together, alone)]
+    assert configs[0] == configs[1]
+
+
+def both(configs, tmp_path):
+    """Folders of the runs made together and one by one."""
+    together = [tmp_path / f"together-{i}" for i in range(len(configs))]
+    alone = [tmp_path / f"alone-{i}" for i in range(len(configs))]
+    assert run_replicas(configs, together) == together
+    for each, folder in zip(configs, alone, strict=True):
+        run(each, folder)
+    return together, alone
+
+
+@pytest.mark.parametrize(("base", "meta"), list(itertools.product(RULES, METAS)))
+def test_equal_single_runs_for_every_rule_pair(base, meta, tmp_path):
+    alpha0 = 1e-4 if base == "lion" else 1e-3
+    pair = {"base": base, "meta": meta}
+    configs = [
+        config(**pair, seed=0, alpha0=alpha0),
+        config(**pair, seed=1, alpha0=alpha0 / 2, blocks="head"),
+    ]
+    for folders in zip(*both(configs, tmp_path), strict=True):
+        assert_same_run(*folders)
+
+
+@pytest.mark.parametrize("base", RULES)
+@pytest.mark.parametrize("blocks", ["node", "weight"])
+def test_equal_single_runs_with_a_step_size_per_unit_or_weight(base, blocks, tmp_path):
+    configs = [config(base=base, blocks=blocks, alpha0=1e-4, seed=seed) for seed in (0, 1)]
+    for folders in zip(*both(configs, tmp_path), strict=True):
+        assert_same_run(*folders)
+
+
+def test_learners_that_differ_in_everything_a_batch_allows(tmp_path):
+    configs = [
+        config(seed=3, alpha0=1e-4),
+        config(seed=3, blocks="layer", eta=1e-3),
+        config(seed=4, blocks={"all": "*"}, gamma=1.0, weight_decay=0.0),
+        config(seed=5, blocks="tensor", alpha_max=2e-3, alpha_min=5e-4, eta=0.05),
+        config(seed=6, stream_options={"tasks": 4, "steps_per_task": 50}),
+        config(seed=7, stream="permuted_labels", evaluate=False),
+    ]
+    for folders in zip(*both(configs, tmp_path), strict=True):
+        assert_same_run(*folders)
+
+
+def test_different_rule_pairs_in_one_call(tmp_path):
+    pairs = [("adamw", "adam"), ("lion", "lion"), ("adamw", "none"), ("adamw", "adam")]
+    configs = [config(base=b, meta=m, seed=i, alpha0=1e-4) for i, (b, m) in enumerate(pairs)]
+    for folders in zip(*both(configs, tmp_path), strict=True):
+        assert_same_run(*folders)
+
+
+def test_streams_of_different_lengths_end_one_after_another(tmp_path):
+    lengths = [60, 100, 70]
+    configs = [
+        config(seed=i, stream_options={"tasks": 2, "steps_per_task": n})
+        for i, n in enumerate(lengths)
+    ]
+    together, alone = both(configs, tmp_path)
+    assert [len(trajectory(folder)) for folder in together] == [2 * n for n in lengths]
+    for folders in zip(together, alone, strict=True):
+        assert_same_run(*folders)
+
+
+def test_batches_of_several_images_with_a_smaller_last_one(tmp_path):
+    stream = {"tasks": 2, "batch_size": 32, "epochs": 1}
+    configs = [config(seed=seed, stream_options=stream) for seed in (0, 1)]
+    for folders in zip(*both(configs, tmp_path), strict=True):
+        assert_same_run(*folders)
+
+
+def test_a_convolutional_network_equals_single_runs(tmp_path):
+    configs = [cnn(seed=seed, blocks=blocks) for seed, blocks in ((0, "scalar"), (1, "head"))]
+    for folders in zip(*both(configs, tmp_path), strict=True):
+        assert_same_run(*folders)
+
+
+@pytest.mark.parametrize(("base", "meta"), [("adamw", "adam"), ("lion", "sgd"), ("sgdm", "none")])
+def test_the_compiled_program_equals_single_runs(base, meta, tmp_path, monkeypatch):
+    monkeypatch.setattr(_chunk, "WORTH_COMPILING", 0)
+    configs = [
+        config(base=base, meta=meta, alpha0=1e-4, seed=seed, blocks=blocks)
+        for seed, blocks in ((0, "scalar"), (1, "head"))
+    ]
+    with warnings.catch_warnings():
+        # torch's own, from its compiler's internals.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        together, alone = both(configs, tmp_path)
+    for folders in zip(together, alone, strict=True):
+        assert_same_run(*folders)
+
+
+def test_without_a_compiler_it_says_so_and_goes_on(tmp_path, monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(_chunk, "WORTH_COMPILING", 0)
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/" + name)
+    monkeypatch.setattr(torch, "compile", broken)
+    configs = [config(seed=0), config(seed=1)]
+    with pytest.warns(ReplicaWarning, match="no compiler here"):
+        together, alone = both(configs, tmp_path)
+    for folders in zip(together, alone, strict=True):
+        assert_same_run(*folders)
+
+
+# ---- non-finite values and other failures -----------------------------------------------------
+
+
+class Fragile(nn.Module):
+    """Fails numerically for the learner whose first weight is below a limit."""
+
+    def __init__(self, input_shape, n_classes, fail_below=-1e9):
+        super().__init__()
+        self.output = nn.Linear(int(np.prod(input_shape)), n_classes)
+        self.fail_below = fail_below
+
+    def forward(self, x):
+        first = self.output.weight[0, 0]
+        poison = torch.where(first < self.fail_below, torch.log(first - first - 1), 0 * first)
+        return self.output(x.flatten(1)) + poison
+
+
+def fragile(**options):
+    return config(**{"model": f"{__name__}:Fragile", "model_options": {}, **options})
+
+
+@pytest.mark.parametrize("fine", [False, True])
+@pytest.mark.parametrize("nonfinite", ["raise", "skip"])
+def test_a_non_finite_learner_harms_no_other(nonfinite, fine, tmp_path):
+    blocks = "weight" if fine else "scalar"
+    probe = [prepare(fragile(seed=seed)).model.output.weight[0, 0].item() for seed in range(4)]
+    limit = min(probe) + 1e-6
+    options = {"model_options": {"fail_below": limit}, "nonfinite": nonfinite, "blocks": blocks}
+    configs = [fragile(seed=seed, **options) for seed in range(4)]
+    worst = int(np.argmin(probe))
+    folders = [tmp_path / str(seed) for seed in range(4)]
+    if nonfinite == "raise":
+        with pytest.raises(ReplicasFailed, match="1 of 4 runs failed") as caught:
+            run_replicas(configs, folders)
+        assert list(caught.value.errors) == [worst]
+        assert isinstance(caught.value.errors[worst], NonFiniteError)
+        assert not (folders[worst] / "summary.json").exists()
+        assert len(trajectory(folders[worst])) > 0
+    else:
+        run_replicas(configs, folders)
+        summary = json.loads((folders[worst] / "summary.json").read_text())
+        assert summary["withheld"] == 200
+    for seed in set(range(4)) - {worst}:
+        run(configs[seed], tmp_path / f"alone-{seed}")
+        assert_same_run(folders[seed], tmp_path / f"alone-{seed}")
+
+
+def test_an_update_withheld_now_and_then_equals_the_single_run(tmp_path):
+    """Learners whose counts of updates differ still share a tile."""
+    options = {"model_options": {"fail_below": -0.05}, "nonfinite": "skip", "base": "adamw"}
+    configs = [fragile(seed=seed, alpha0=5e-3, **options) for seed in range(3)]
+    together, alone = both(configs, tmp_path)
+    for folders in zip(together, alone, strict=True):
+        counts = [json.loads((f / "summary.json").read_text())["withheld"] for f in folders]
+        assert counts[0] == counts[1]
+        assert_same_run(*folders)
+
+
+def test_a_folder_that_cannot_be_written_ends_its_learner_alone(tmp_path, monkeypatch):
+    record = Recorder.record
+
+    def failing(self, *args, **options):
+        if self.folder.path.name == "full" and self.steps >= 50:
+            raise RunFolderError("cannot write: No space left on device")
+        return record(self, *args, **options)
+
+    monkeypatch.setattr(Recorder, "record", failing)
+    folders = [tmp_path / "good", tmp_path / "full", tmp_path / "fine"]
+    configs = [config(seed=seed) for seed in range(3)]
+    with pytest.raises(ReplicasFailed, match="No space left"):
+        run_replicas(configs, folders)
+    assert (folders[0] / "summary.json").exists()
+    assert (folders[2] / "summary.json").exists()
+    assert len(trajectory(folders[1])) == 50
+
+
+def test_an_interrupt_keeps_what_was_recorded(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        long = {"tasks": 1, "steps_per_task": 3000}
+        run_replicas(
+            [config(seed=s, stream_options=long) for s in (0, 1)], folders, on_progress=stop
+        )
+    for folder in folders:
+        assert len(trajectory(folder)) > 0
+        assert not (folder / "summary.json").exists()
+
+
+def test_a_finished_run_is_refused_before_anything_is_written(tmp_path):
+    run_replicas([config(seed=0)], [tmp_path / "a"])
+    with pytest.raises(RunFolderError, match="finished"):
+        run_replicas([config(seed=1), config(seed=0)], [tmp_path / "b", tmp_path / "a"])
+    assert not (tmp_path / "b").exists()
+    run_replicas([config(seed=0)], [tmp_path / "a"], overwrite=True)
+
+
+def test_arguments_that_cannot_work_are_named(tmp_path):
+    with pytest.raises(BadArgument, match="folders"):
+        run_replicas([config(seed=0)], [])
+    with pytest.raises(BadArgument, match="share a folder"):
+        run_replicas([config(seed=0), config(seed=1)], [tmp_path, tmp_path])
+    with pytest.raises(BadArgument, match="chunk"):
+        run_replicas([config(seed=0)], [tmp_path], chunk=0)
+    with pytest.raises(BadArgument, match="hidden"):
+        run_replicas([config(model_options={"hidden": 0})], [tmp_path / "x"])
+    assert not (tmp_path / "x").exists()
+
+
+# ---- what cannot be batched -------------------------------------------------------------------
+
+
+class Normalised(nn.Sequential):
+    """A network with running statistics."""
+
+    def __init__(self, input_shape, n_classes):
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(int(np.prod(input_shape)), 8),
+            nn.BatchNorm1d(8),
+            nn.Linear(8, n_classes),
+        )
+
+
+class Branching(nn.Module):
+    """A network whose program depends on its data."""
+
+    def __init__(self, input_shape, n_classes):
+        super().__init__()
+        self.output = nn.Linear(int(np.prod(input_shape)), n_classes)
+
+    def forward(self, x):
+        out = self.output(x.flatten(1))
+        return out if float(x.detach().sum()) > 10 else 2 * out
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {
+                "model": f"{__name__}:Normalised",
+                "stream_options": {"tasks": 1, "steps_per_task": 20, "batch_size": 4},
+            },
+            "buffers",
+        ),
+        (
+            {
+                "model": f"{__name__}:Branching",
+                "stream_options": {"tasks": 1, "steps_per_task": 20},
+            },
+            "one by one",
+        ),
+        (
+            {
+                "base": "torch.optim:SGD",
+                "model": "linear",
+                "stream_options": {"tasks": 1, "steps_per_task": 20},
+            },
+            "torch optimiser",
+        ),
+    ],
+)
+def test_what_cannot_be_batched_goes_one_by_one_and_says_so(options, reason, tmp_path):
+    configs = [config(**{"model_options": {}, **options}, seed=seed) for seed in (0, 1)]
+    folders = [tmp_path / "a", tmp_path / "b"]
+    with pytest.warns(ReplicaWarning, match=reason):
+        run_replicas(configs, folders)
+    assert all((folder / "summary.json").exists() for folder in folders)
+
+
+# ---- the parts --------------------------------------------------------------------------------
+
+
+def test_gradients_equal_autograd_and_linear_ones_stay_factored():
+    models = [make_model("cnn", (3, 12, 12), 5, {"channels": [4, 6]}, seed=s) for s in range(3)]
+    names = [name for name, _ in models[0].named_parameters()]
+    weights = [
+        torch.stack([dict(m.named_parameters())[name].detach() for m in models]) for name in names
+    ]
+    x, y = torch.rand(3, 1, 3, 12, 12), torch.tensor([[0], [2], [4]])
+    grads, losses, _ = BatchedNetwork(models[0], names)(weights, x, y)
+    kinds = dict(zip(names, grads, strict=True))
+    assert isinstance(kinds["classifier.1.weight"], Outer)
+    assert not isinstance(kinds["features.0.weight"], Outer)
+    for row, model in enumerate(models):
+        loss = nn.functional.cross_entropy(model(x[row]), y[row])
+        torch.testing.assert_close(losses[row], loss.detach())
+        for mine, theirs in zip(grads, torch.autograd.grad(loss, model.parameters()), strict=True):
+            dense = mine.dense() if isinstance(mine, Outer) else mine
+            torch.testing.assert_close(dense[row], theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_pooling_equals_torch_also_at_ties():
+    x = torch.randint(0, 3, (5, 4, 8, 6)).float().requires_grad_()
+    g = torch.randn(5, 4, 4, 3)
+    expected = nn.functional.max_pool2d(x, 2)
+    (gradient,) = torch.autograd.grad(expected, x, g)
+    with torch.no_grad():
+        assert torch.equal(pool(x), expected)
+        assert torch.equal(pool_backward(g, x), gradient)
+
+
+@pytest.mark.parametrize(
+    "window", [{"kernel_size": 3, "stride": 2}, {"kernel_size": 2, "padding": 1}]
+)
+def test_other_pooling_is_left_to_torch(window):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(1, 2, 3), nn.MaxPool2d(**window)
+
+        def forward(self, x):
+            return self.pool(self.conv(x)).flatten(1)
+
+    torch.manual_seed(0)
+    model = Pooled()
+    names = [name for name, _ in model.named_parameters()]
+    weights = [p.detach()[None] for p in model.parameters()]
+    x, y = torch.rand(1, 1, 1, 8, 8), torch.tensor([[1]])
+    grads, _, _ = BatchedNetwork(model, names)(weights, x, y)
+    loss = nn.functional.cross_entropy(model(x[0]), y[0])
+    for mine, theirs in zip(grads, torch.autograd.grad(loss, model.parameters()), strict=True):
+        torch.testing.assert_close(mine[0], theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_random_layers_are_not_batchable():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.5))
+    names = [name for name, _ in model.named_parameters()]
+    weights = [p.detach()[None] for p in model.parameters()]
+    with pytest.raises(NotBatchable):
+        BatchedNetwork(model, names)(weights, torch.rand(1, 1, 1, 2, 2), torch.tensor([[1]]))
+
+
+def test_lockstep_gives_each_stream_its_own_steps():
+    configs = [
+        config(seed=0, stream_options={"tasks": 2, "steps_per_task": 70}),
+        config(seed=1, stream_options={"tasks": 3, "steps_per_task": 50}),
+    ]
+    streams = [prepare(each).stream for each in configs]
+    seen = [[], []]
+    ends = [[], []]
+    for segment in Lockstep(streams):
+        for x, y in zip(segment.x, segment.y, strict=True):
+            for row in (0, 1):
+                seen[row].append((x[row], y[row], segment.task[row]))
+        for row in segment.ends:
+            ends[row].append(len(seen[row]))
+    assert ends[0] == [70, 140]
+    for row, stream in enumerate(streams):
+        for (x, y, task, _), (mine_x, mine_y, mine_task) in zip(stream, seen[row], strict=False):
+            assert torch.equal(x, mine_x)
+            assert torch.equal(y, mine_y)
+            assert task == mine_task
+
+
+def test_predicted_memory_grows_with_the_network_and_the_trace():
+    small, large = (prepare(config(model_options={"hidden": n})) for n in (8, 64))
+    assert learner_bytes(small) < learner_bytes(large)
+    fixed = prepare(config(meta="none", model_options={"hidden": 8}))
+    assert learner_bytes(fixed) < learner_bytes(small)
+
+
+def test_denormals_are_flushed_inside_only():
+    tiny = torch.full((4,), 1e-40)
+    with denormals_flushed():
+        assert float((tiny * 1.0).sum()) == 0.0
+    assert float((tiny * 1.0).sum()) > 0.0
+
+
+def test_progress_counts_all_steps(tmp_path):
+    seen = []
+    configs = [config(seed=seed) for seed in range(3)]
+    run_replicas(configs, [tmp_path / str(i) for i in range(3)], on_progress=seen.append, chunk=2)
+    assert (seen[-1].step, seen[-1].steps, seen[-1].finished, seen[-1].runs) == (600, 600, 3, 3)
