@@ -15,7 +15,7 @@ from clmeta.analysis import style
 from clmeta.errors import require
 
 MEASURES = {
-    "cosine": ("cosine with the reference", 1.0),
+    "cosine": ("cosine", 1.0),
     "sign": ("equal signs", 1.0),
     "bias": ("bias", 0.0),
 }
@@ -30,6 +30,7 @@ def plot_fidelity(
     x: str = "start",
     block: str = "all",
     switches: Iterable[float] = (),
+    modes: Iterable[str] | None = None,
 ) -> Axes:
     """One measure of every mode, over time, eta or gamma: a line a mode.
 
@@ -44,6 +45,8 @@ def plot_fidelity(
         x: ``"start"``, ``"eta"`` or ``"gamma"``.
         block: an entry of beta, or ``"all"``.
         switches: steps at which tasks begin.
+        modes: the modes that have a look of their own, in order, so that several axes agree; those
+            without scores are left out. None: those with scores.
 
     Raises:
         BadArgument: for an unknown measure, x or block.
@@ -61,7 +64,10 @@ def plot_fidelity(
     table = scores[scores["block"] == block].groupby(["mode", x], sort=False)[measure].median()
     places = sorted(scores[x].unique())
     at = {value: index if x == "gamma" else value for index, value in enumerate(places)}
-    for index, mode in enumerate(dict.fromkeys(scores["mode"])):
+    there = list(dict.fromkeys(scores["mode"]))
+    for index, mode in enumerate(there if modes is None else modes):
+        if mode not in there:
+            continue
         values = table[mode].sort_index()
         if measure == "bias":
             values = values.clip(-1.5, 1.5)
@@ -98,13 +104,14 @@ def plot_fidelity_panels(
     """A column a study: cosine and bias over time, cosine over eta, cosine over gamma.
 
     Args:
-        studies: title to ``{"time": scores, "eta": scores, "gamma": scores}``; all of the same
-            modes in the same order.
+        studies: title to ``{"time": scores, "eta": scores, "gamma": scores}``; the first
+            study's modes over time are in the legend.
         switches: steps at which tasks begin.
     """
     rows = [("cosine", "start", "time"), ("bias", "start", "time"), ("cosine", "eta", "eta")]
     rows.append(("cosine", "gamma", "gamma"))
     switches = list(switches)
+    modes = list(dict.fromkeys(next(iter(studies.values()))["time"]["mode"]))
     width = style.COLUMN_WIDTH * max(len(studies), 1)
     figure = Figure(figsize=(width, 1.75 * len(rows) + 0.4), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
@@ -115,7 +122,7 @@ def plot_fidelity_panels(
             ax.spines[["top", "right"]].set_visible(False)
             ax.tick_params(which="both", labelsize=style.SMALL_FONT)
             marks = switches if x == "start" else ()
-            plot_fidelity(parts[part], ax, measure=measure, x=x, switches=marks)
+            plot_fidelity(parts[part], ax, measure=measure, x=x, switches=marks, modes=modes)
             for text in (ax.xaxis.label, ax.yaxis.label):
                 text.set_fontsize(style.FONT)
             ax.yaxis.label.set_visible(column == 0)

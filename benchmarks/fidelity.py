@@ -25,6 +25,7 @@ from clmeta import MetaOptimize
 from clmeta.analysis.fidelity import EXACT, MODES, Fidelity, fidelity, fidelity_grid
 from clmeta.analysis.fidelity_cost import peak_bytes
 from clmeta.analysis.fidelity_plot import plot_fidelity_panels
+from clmeta.errors import NonFiniteError
 from clmeta.general import functional_loss
 from clmeta.models import make_model
 from clmeta.streams import load_dataset, permuted_inputs
@@ -44,6 +45,19 @@ GRID_MODES = [mode for mode in ORDER if mode != "L/diagonal"]
 STUDIES: dict[str, dict[str, Any]] = {
     "AdamW, meta Adam": {"base": "adamw", "meta": "adam", "alpha0": 2e-3},
     "SGDm, meta Adam": {"base": "sgdm", "meta": "adam", "alpha0": 0.05},
+}
+#: Step sizes held fixed, where only the Hessian's treatment can matter.
+ALPHAS = {
+    "AdamW, meta Adam": (0.0003, 0.001, 0.003, 0.01, 0.03),
+    "SGDm, meta Adam": (0.01, 0.03, 0.1, 0.3, 1.0),
+}
+LARGE_ETA: dict[str, Any] = {
+    "base": "sgd",
+    "meta": "sgd",
+    "blocks": "layer",
+    "alpha0": 0.5,
+    "eta": 0.1,
+    "gamma": 0.99,
 }
 ETA, GAMMA = 0.01, 0.99
 ETAS, GAMMAS = (0.001, 0.01, 0.03, 0.1), (0.9, 0.999, 1.0)  # beside ETA and GAMMA
@@ -112,6 +126,40 @@ def summary(run: Fidelity) -> pd.DataFrame:
     return table.join(run.cost.set_index("mode"))
 
 
+def over_alpha(title: str, loss: Any, params: dict, batches: list[tuple]) -> pd.DataFrame:
+    """Median cosine with ``L``/``exact`` (``full`` is the same here) by fixed step size."""
+    settings = {**STUDIES[title], "meta": "none", "blocks": "layer", "gamma": GAMMA}
+    settings["modes"] = [m for m in GRID_MODES if m.startswith("L/")]
+    columns = {}
+    for alpha in ALPHAS[title]:
+        run = fidelity(loss, params, batches, **{**settings, "alpha0": alpha})
+        scores = run.scores("L/exact", window=WINDOW).query("block == 'all'")
+        columns[alpha] = scores.groupby("mode")["cosine"].median()
+        columns[alpha]["(loss, last 30 steps)"] = run.loss[-30:].mean()
+    return pd.DataFrame(columns).rename_axis("mode")
+
+
+def losses_over_eta(title: str, loss: Any, params: dict, batches: list[tuple]) -> pd.DataFrame:
+    """How well the run itself learned, by eta."""
+    row = {}
+    for eta in ETAS:
+        settings = {**STUDIES[title], "blocks": "layer", "gamma": GAMMA, "eta": eta}
+        row[eta] = fidelity(loss, params, batches, modes=[], **settings).loss[-30:].mean()
+    return pd.DataFrame([row], index=["(loss, last 30 steps)"]).rename_axis("mode")
+
+
+def on_their_own(loss: Any, params: dict, batches: list[tuple]) -> pd.DataFrame:
+    """Loss at the end where each mode makes its own run, with a large meta step size."""
+    row = {}
+    for mode in (EXACT, "2x2/exact", "L/exact", "L/exact condensed", "L/free"):
+        try:
+            run = fidelity(loss, params, batches, modes=[], driver=mode, **LARGE_ETA)
+            row[mode] = float(run.loss[-30:].mean())
+        except NonFiniteError as error:
+            row[mode] = f"diverged, {str(error).split(':')[0]}"
+    return pd.DataFrame([row], index=["loss, last 30 steps"]).rename_axis("mode")
+
+
 def show(table: pd.DataFrame) -> None:
     """Print as Markdown."""
     table = table.reset_index()
@@ -156,15 +204,18 @@ def main() -> None:
         over_gamma = fidelity_grid(loss, params, few, etas=[ETA], gammas=GAMMAS, **shared)
         centre = over_eta[over_eta["eta"] == ETA]
         grids = {"eta": over_eta, "gamma": pd.concat([over_gamma, centre])}
+        show(losses_over_eta(title, loss, params, few))
+        show(over_alpha(title, loss, params, few))
         panels[title] = {"time": run.scores(window=WINDOW), **grids}
         for name, table in panels[title].items():
             parts.append(table.assign(study=title, part=name))
         for name, table in grids.items():
             median = table[table["block"] == "all"].groupby(["mode", name])["cosine"].median()
             show(median.unstack().reindex(GRID_MODES[1:]))
+    show(on_their_own(loss, params, few))
     show(pd.DataFrame([optimiser_cost(batches, arguments.seed)]).set_index("mode"))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    pd.concat(parts).round(6).to_csv(arguments.out / "fidelity.csv", index=False)
+    pd.concat(parts).round(4).to_csv(arguments.out / "fidelity.csv", index=False)
     figure = plot_fidelity_panels(panels, switches)
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         for extension in ("png", "pdf"):
