@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from clmeta._forward import quiet_first_use
 from clmeta._masked import MaskedPath, write
 from clmeta.errors import bad, require
 from clmeta.rules import Rule
@@ -75,6 +76,7 @@ class CurvedPath(MaskedPath):
                 f"its direction has derivative zero, so hessian={hessian.kind!r} would equal "
                 "hessian='free'; use that, or a differentiable rule",
             )
+        quiet_first_use()
         super().__init__(optimizer, rule, granularity)
         self.hessian = hessian
         self.noise = torch.Generator(optimizer.sizes.beta.device).manual_seed(hessian.seed)

@@ -81,6 +81,9 @@ def along(
         Value of ``f``, and its tangents with leading dimension k.
     """
 
+    # Forward mode writes beside its inputs; an expanded tensor, a sum's gradient, has no room.
+    primals = tree_map(torch.Tensor.contiguous, primals)
+
     def one(tangent: tuple) -> tuple[Tree, Tree]:
         value, derivative = jvp(f, primals, tangent)  # type: ignore[misc]
         return value, derivative

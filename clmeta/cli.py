@@ -1,4 +1,4 @@
-"""The command line: ``clmeta demo | run | plot | list``.
+"""The command line: ``clmeta demo | run | plot | sweep | best | reproduce | list``.
 
 Nothing heavy is imported before a command needs it, so that ``--help`` answers at once.
 """
@@ -17,6 +17,7 @@ from clmeta._version import __version__
 from clmeta.cli_reproduce import reproduce
 from clmeta.cli_sweep import best, sweep
 from clmeta.errors import BadArgument, ClmetaError
+from clmeta.run_options import given_options, with_run_options
 
 app = typer.Typer(
     name="clmeta",
@@ -73,75 +74,23 @@ def demo(
 
 
 @app.command()
+@with_run_options
 def run(
     config: o.Config = None,
-    stream: o.Stream = None,
-    stream_option: o.StreamOption = None,
-    dataset: o.Dataset = None,
-    dataset_option: o.DatasetOption = None,
-    data_root: o.DataRoot = None,
-    download: o.Download = None,
-    model: o.Model = None,
-    model_option: o.ModelOption = None,
-    strategy: o.Strategy = None,
-    strategy_option: o.StrategyOption = None,
-    base: o.Base = None,
-    base_option: o.BaseOption = None,
-    meta: o.Meta = None,
-    meta_option: o.MetaOption = None,
-    blocks: o.Blocks = None,
-    alpha0: o.Alpha0 = None,
-    eta: o.Eta = None,
-    gamma: o.Gamma = None,
-    weight_decay: o.WeightDecay = None,
-    alpha_min: o.AlphaMin = None,
-    alpha_max: o.AlphaMax = None,
-    nonfinite: o.Nonfinite = None,
     seeds: o.Seeds = None,
-    device: o.Device = None,
-    threads: o.Threads = None,
-    evaluate: o.Evaluate = None,
-    name: o.Name = None,
     output: o.Output = None,
     jobs: o.Jobs = 1,
     overwrite: o.Overwrite = False,
     skip_finished: o.SkipFinished = False,
+    **given: Any,
 ) -> None:
     """Learn online from a stream and record every step into run folders."""
     from clmeta.launch import launch
-    from clmeta.parse import parse_blocks, parse_options, parse_seeds
+    from clmeta.parse import parse_seeds
 
-    given: dict[str, Any] = {
-        "stream": stream,
-        "stream_options": parse_options("stream-option", stream_option),
-        "dataset": dataset,
-        "dataset_options": parse_options("dataset-option", dataset_option),
-        "data_root": data_root,
-        "download": download,
-        "model": model,
-        "model_options": parse_options("model-option", model_option),
-        "strategy": strategy,
-        "strategy_options": parse_options("strategy-option", strategy_option),
-        "base": base,
-        "base_options": parse_options("base-option", base_option),
-        "meta": meta,
-        "meta_options": parse_options("meta-option", meta_option),
-        "blocks": None if blocks is None else parse_blocks(blocks),
-        "alpha0": alpha0,
-        "eta": eta,
-        "gamma": gamma,
-        "weight_decay": weight_decay,
-        "alpha_min": alpha_min,
-        "alpha_max": alpha_max,
-        "nonfinite": nonfinite,
-        "device": device,
-        "threads": threads,
-        "evaluate": evaluate,
-        "name": name,
-    }
     launch(
         config,
-        {option: value for option, value in given.items() if value is not None},
+        given_options(given),
         seeds=None if seeds is None else parse_seeds(seeds),
         output=output,
         processes=jobs,

@@ -46,6 +46,7 @@ class RunConfig:
         weight_decay: decoupled weight decay kappa.
         alpha_min, alpha_max: bounds of the step sizes; None: none.
         nonfinite: ``"raise"`` or ``"skip"`` updates that are not finite.
+        hessian: second derivatives in the trace: ``"free"``, none; ``"exact"`` or ``"diagonal"``.
         seed: of everything; data order and initial weights draw from separate generators, so runs
             that differ only in the optimiser's options see the same data from the same weights.
         device: where the model lives, in torch's notation.
@@ -79,6 +80,7 @@ class RunConfig:
     alpha_min: float | None = None
     alpha_max: float | None = None
     nonfinite: str = "raise"
+    hessian: str = "free"
     seed: int = 0
     device: str = "cpu"
     strategy: str = "plain"
@@ -95,13 +97,18 @@ class RunConfig:
 
     @property
     def method(self) -> str:
-        """The run's label: `name`, or base, meta and blocks, e.g. ``"adamw/adam layer"``."""
+        """The run's label: `name`, or base, meta and blocks, e.g. ``"adamw/adam layer"``.
+
+        A strategy other than the plain loop is named behind it.
+        """
         if self.name:
             return self.name
-        if self.meta == "none":
-            return f"{self.base} fixed {self.alpha0:g}"
         blocks = self.blocks if isinstance(self.blocks, str) else "+".join(self.blocks)
-        return f"{self.base}/{self.meta} {blocks}"
+        adaptive = f"{self.base}/{self.meta} {blocks}"
+        if self.hessian != "free":
+            adaptive += f", {self.hessian} Hessian"
+        label = f"{self.base} fixed {self.alpha0:g}" if self.meta == "none" else adaptive
+        return label if self.strategy == "plain" else f"{label}, {self.strategy}"
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON values, under their names."""
@@ -209,5 +216,7 @@ def _check_numbers(config: RunConfig) -> None:
     require(inside, "alpha0", config.alpha0, mend)
     choices = ("raise", "skip")
     require(config.nonfinite in choices, "nonfinite", config.nonfinite, "use 'raise' or 'skip'")
+    kinds = ("free", "exact", "diagonal")
+    require(config.hessian in kinds, "hessian", config.hessian, f"use one of {', '.join(kinds)}")
     require(0 <= config.seed < 2**63, "seed", config.seed, "must lie in [0, 2^63)")
     require(config.threads >= 1, "threads", config.threads, "must be at least 1")

@@ -112,6 +112,10 @@ Nonfinite = Annotated[
     Text,
     _option(STEPS, "An update that is not finite: raise ends the run, skip counts it.", "raise"),
 ]
+Hessian = Annotated[
+    Text,
+    _option(STEPS, "Second derivatives in the trace: free (none), exact or diagonal.", "free"),
+]
 
 Config = Annotated[
     Path | None,

@@ -131,7 +131,13 @@ def _group(prepared: Prepared) -> Hashable:
         json.dumps(config.model_options, sort_keys=True),
         (stream.input_shape, stream.n_classes, shape),
         (repr(base), repr(meta), prepared.optimizer.granularity),
-        (config.base if base is None else "", config.strategy, config.device, config.threads),
+        (
+            config.base if base is None else "",
+            config.strategy,
+            config.device,
+            config.threads,
+            config.hessian,
+        ),
     )
 
 

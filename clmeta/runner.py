@@ -154,6 +154,7 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> MetaOptimize:
         alpha_min=config.alpha_min,
         alpha_max=config.alpha_max,
         nonfinite=config.nonfinite,
+        hessian=config.hessian,
     )
 
 

@@ -14,6 +14,7 @@ from avalanche.training.templates import SupervisedTemplate
 
 from clmeta import MetaOptimize
 from clmeta.errors import require
+from clmeta.strategies.backward import backward
 from clmeta.strategies.loader import SliceLoader
 from clmeta.strategies.plugins import KeepOptimizerState, MetaOptimizePlugin
 
@@ -120,14 +121,7 @@ class Online(SupervisedTemplate):
 
     def backward(self) -> None:
         """Backward pass; keeps its graph for `MetaOptimize` with ``hessian`` other than free."""
-        hessian = self.optimizer.defaults.get("hessian", "free")
-        if getattr(hessian, "kind", hessian) == "free":
-            super().backward()
-            return
-        with warnings.catch_warnings():
-            # `zero_grad` in the next iteration breaks the cycle that torch warns of.
-            warnings.filterwarnings("ignore", "Using backward", UserWarning)
-            self.loss.backward(create_graph=True)
+        backward(self.loss, self.optimizer)
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Avalanche's training loop, calling only what is there to be called."""

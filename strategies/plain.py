@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clmeta.errors import bad
+from clmeta.strategies.backward import backward
 
 if TYPE_CHECKING:
     from clmeta.recorder import Recorder
@@ -120,7 +121,7 @@ def learn_online(
         output = model(x)
         value = loss(output, y)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        backward(value, optimizer)
         hits = output.detach().argmax(1).eq(y)
         if recorder is None:
             optimizer.step()

@@ -407,3 +407,17 @@ def test_fixed_step_sizes_stay_and_are_still_judged():
     nominal_run(optimiser)
     assert optimiser.step_sizes()["body"] == pytest.approx(0.05)
     assert optimiser.z.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("approximation", "hessian"), MODES)
+def test_a_sum_whose_gradient_is_one_number_spread_out_is_a_loss_like_others(
+    approximation, hessian
+):
+    params = {"w": torch.ones(3, dtype=torch.float64)}
+    optimiser = GeneralMetaOptimize(
+        lambda p: 2 * p["w"].sum(), params, "sgd", alpha0=0.1, eta=0.0,
+        approximation=approximation, hessian=hessian,
+    )  # fmt: skip
+    for _ in range(2):
+        optimiser.step()
+    assert optimiser.params["w"].tolist() == pytest.approx([1 - 2 * 0.2] * 3)
