@@ -105,7 +105,8 @@ def load_runs(
 
 
 def _constant(code: int, names: list[str], length: int) -> Any:
-    return pd.Categorical.from_codes(np.full(length, code), categories=pd.Index(names))
+    codes: Any = np.full(length, code)
+    return pd.Categorical.from_codes(codes, categories=pd.Index(names))
 
 
 def _measured(columns: Sequence[str] | None) -> set[str]:

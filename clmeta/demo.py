@@ -16,7 +16,7 @@ from clmeta.report import print_table
 
 #: Best of 3e-4, 1e-3, 2e-3, 3e-3, 5e-3 and 1e-2 on seeds 10 and 11, which the demo does not use.
 BEST_FIXED = 2e-3
-#: The adaptive methods start one order below it, as the paper does, and are not tuned.
+#: The adaptive methods start one order below it, as the paper does, with the default eta.
 ALPHA0 = BEST_FIXED / 10
 
 SETTING = RunConfig(stream="permuted_inputs", dataset="digits", model="mlp", base="adamw")
