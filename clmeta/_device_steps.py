@@ -6,21 +6,14 @@ products are formed on the way, never in memory.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from clmeta._batched import Gradient, Outer
+from clmeta._fuse import Fused
 from clmeta._stacked import Stacked
-
-Parts = list[list[Tensor]]
-
-
-class CannotCompile(Exception):
-    """Why the compiled program could not be made; nothing was changed."""
 
 
 class DeviceSteps:
@@ -28,7 +21,7 @@ class DeviceSteps:
 
     Args:
         stacked: the learners.
-        compiled: by ``torch.compile``.
+        compiled: by ``torch.compile``'s compiler.
     """
 
     def __init__(self, stacked: Stacked, compiled: bool = False) -> None:
@@ -38,9 +31,7 @@ class DeviceSteps:
 
     def build(self) -> None:
         """Forget the compiled program, which holds for one number of learners."""
-        self._measure: Callable[..., Any] = self._measures
-        self._move: Callable[..., Any] = self._moves
-        self._ready = not self.compiled
+        self._program: Fused | None = None
 
     def step(self, grads: Sequence[Gradient]) -> None:
         """One update of all learners.
@@ -49,80 +40,83 @@ class DeviceSteps:
             CannotCompile: at the first step, if there is no working compiler.
         """
         s = self.stacked
-        kinds = zip(grads, s.h or s.w, strict=True)
-        parts = [[g.a, g.b] if isinstance(g, Outer) else [g.to(x.dtype)] for g, x in kinds]
+        names = (*s.slots, *(("h",) if s.h else ()))
+        scalars = [s.alpha, s.t, s.steps, s.gamma, s.kappa, s.eta, s.low, s.high]
+        arrays = [s.beta, s.calls, s.withheld, s.first, s.culprits, *s.meta_state.values()]
+        kinds = [isinstance(g, Outer) for g in grads]
+        for i, g in enumerate(grads):
+            arrays += [s.w[i], *(s.slots[name][i] for name in s.slots), *(s.h[i : i + 1])]
+            arrays += [g.a, g.b] if isinstance(g, Outer) else [g]
+
+        def program(*flat: Tensor) -> list[Tensor]:
+            values, rest = flat[: len(scalars)], list(flat[len(scalars) :])
+            counts = [rest.pop(0) for _ in range(5)]
+            meta_state = {name: rest.pop(0) for name in s.meta_state}
+            packs = []
+            for is_outer in kinds:
+                arrays = [rest.pop(0) for _ in range(1 + len(names))]
+                g = rest.pop(0) * rest.pop(0) if is_outer else rest.pop(0)
+                packs.append((g.to(arrays[-1].dtype), arrays))
+            self._step(values, counts, meta_state, packs, names)
+            return []
+
         with torch.no_grad():
-            if not self._ready:
-                self._compile(parts)
-            z = s.by_block(self._measure(s.h, parts))
-            ok = torch.isfinite(z).all(1, keepdim=True)
-            s.calls += 1
-            s.note(z, ok)
-            t = s.steps + 1
-            self._move(s.w, s.h, s.slots, parts, s.alphas(), s.gamma, s.kappa, t, ok)
-            s.steps.copy_(torch.where(ok, t, s.steps))
-            s.meta_update(z, ok)
+            if not self.compiled:
+                program(*scalars, *arrays)
+                return
+            if self._program is None:
+                self._program = Fused(program, scalars, arrays)
+            self._program(scalars, arrays)
 
-    def _compile(self, parts: Parts) -> None:
-        from torch.fx.experimental.proxy_tensor import make_fx
-
-        s = self.stacked
-        ok = torch.ones_like(s.steps, dtype=torch.bool)
-        first = (s.h, parts)
-        second = (s.w, s.h, s.slots, parts, s.alphas(), s.gamma, s.kappa, s.steps, ~ok)
-        quiet = logging.getLogger("torch.utils.cpp_extension")
-        level = quiet.level
-        quiet.setLevel(logging.ERROR)  # it warns of CUDA where there is none
-        try:
-            # Programs traced first: each has a cache of its own, so none crowds another one out.
-            measure, move = (
-                torch.compile(make_fx(program)(*example), fullgraph=True, dynamic=False)
-                for program, example in (
-                    (lambda *args: self._measures(*args), first),
-                    (lambda *args: self._moves(*args), second),
-                )
-            )
-            measure(*first)
-            move(*second)  # masked by ~ok: changes nothing
-        except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CannotCompile(line) from error
-        finally:
-            quiet.setLevel(level)
-        self._measure, self._move, self._ready = measure, move, True
-
-    def _measures(self, h: list[Tensor], parts: Parts) -> Tensor:
-        """<h, g> (R, P) of each parameter, or for fixed step sizes a number to judge g by."""
-        products = []
-        for i, part in enumerate(parts):
-            g = part[0] * part[1] if len(part) == 2 else part[0]
-            products.append((h[i] * g if h else g).flatten(1).sum(1))
-        return torch.stack(products, 1)
-
-    def _moves(
+    def _step(
         self,
-        w: list[Tensor],
-        h: list[Tensor],
-        slots: dict[str, list[Tensor]],
-        parts: Parts,
-        alphas: Tensor,
-        gamma: Tensor,
-        kappa: Tensor,
-        t: Tensor,
-        ok: Tensor,
+        scalars: Sequence[Tensor],
+        counts: Sequence[Tensor],
+        meta_state: dict[str, Tensor],
+        packs: Sequence[tuple[Tensor, list[Tensor]]],
+        names: Sequence[str],
     ) -> None:
         """dw = -alpha (u + kappa w); w <- w + dw; h <- gamma (1 - alpha kappa) h + dw, where ok."""
-        for i, part in enumerate(parts):
-            g = part[0] * part[1] if len(part) == 2 else part[0]
+        s = self.stacked
+        alpha, t, steps, gamma, kappa, eta, low, high = scalars
+        beta, calls, withheld, first, culprits = counts
+        adaptive = s.meta is not None
+        products = [arrays[-1] * g if adaptive else g for g, arrays in packs]
+        parts = torch.stack([x.flatten(1).sum(1) for x in products], 1).to(beta.dtype)
+        z = torch.zeros_like(beta).scatter_add(1, s.block, parts)
+        ok = torch.isfinite(z).all(1, keepdim=True)
+        is_first = ~ok[:, 0] & (first < 0)
+        culprits.copy_(torch.where(is_first[:, None], ~torch.isfinite(z), culprits))
+        first.copy_(torch.where(is_first, calls, first))
+        withheld.add_(~ok[:, 0])
+        calls.add_(1)
+        count = steps + 1
+        alphas = alpha.gather(1, s.block)
+        shrink, decay = alphas * kappa, gamma * (1 - alphas * kappa)
+        for i, (g, (w, *state)) in enumerate(packs):
             lead = (-1,) + (1,) * (g.dim() - 1)
-            alpha, keep = alphas[:, i].reshape(lead), ok.view(lead)
-            old = {name: xs[i] for name, xs in slots.items()}
-            u, new = self.stacked.base.update(g, old, t.view(lead))
-            dw = -alpha * (u + kappa.view(lead) * w[i])
-            values = {name: torch.where(keep, new[name], old[name]) for name in old}
-            if h:
-                decay = gamma.view(lead) * (1 - alpha * kappa.view(lead))
-                h[i].copy_(torch.where(keep, decay * h[i] + dw, h[i]))
-            w[i].copy_(torch.where(keep, w[i] + dw, w[i]))
-            for name, value in values.items():
-                old[name].copy_(value)
+            now = dict(zip(names, state, strict=True))
+            old = {name: now[name] for name in s.slots}
+            u, new = s.base.update(g, old, count.view(lead))
+            dw = -(alphas[:, i].reshape(lead) * u) - shrink[:, i].reshape(lead) * w
+            changes = [(old[name], new[name]) for name in old] + [(w, w + dw)]
+            if adaptive:
+                changes.append((now["h"], decay[:, i].reshape(lead) * now["h"] + dw))
+            keep = ok.view(lead)
+            values = [torch.where(keep, after, before) for before, after in changes]
+            for (before, _), value in zip(changes, values, strict=True):
+                before.copy_(value.to(before.dtype))
+        steps.copy_(torch.where(ok, count, steps))
+        if s.meta is None:
+            return
+        u, state_after = s.meta.update(z, meta_state, t + 1)
+        moved = beta - eta * u
+        if s.bounded:
+            moved = torch.clamp(moved, low, high)
+        moves = s.active & ok
+        moved = torch.where(moves, moved, beta)
+        for name, after in state_after.items():
+            meta_state[name].copy_(torch.where(moves, after, meta_state[name]))
+        t.copy_(torch.where(moves, t + 1, t))
+        beta.copy_(moved)
+        alpha.copy_(moved.exp())

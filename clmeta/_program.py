@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from clmeta._batched import BatchedNetwork, Gradient, NotBatchable
-from clmeta._device_steps import CannotCompile, DeviceSteps
+from clmeta._device_steps import DeviceSteps
+from clmeta._fuse import CannotCompile
 from clmeta._lockstep import Segment
 from clmeta._stacked import Stacked
 from clmeta._stacked_fine import FineSteps
@@ -77,6 +78,8 @@ class Program:
         base, meta = rules_of(prepared[0])
         if base is None:
             raise NotBatchable("its base is a torch optimiser, not a rule")
+        if prepared[0].optimizer.needs_graph:
+            raise NotBatchable("its trace needs second derivatives")
         names = learnt_names(prepared[0])
         self.network = BatchedNetwork(prepared[0].model, names)
         params = [[dict(p.model.named_parameters())[name] for name in names] for p in prepared]

@@ -79,13 +79,11 @@ class StepSizes:
         beta = self.beta - eta * u
         if low is not None or high is not None:
             beta = torch.clamp(beta, low, high)  # type: ignore[arg-type]
-        if keep is None:
-            self.state, self.t = state, t
-            self.beta = beta
-        else:
-            self.state = {k: torch.where(keep, new, self.state[k]) for k, new in state.items()}
-            self.t = torch.where(keep, t, self.t)
-            self.beta = torch.where(keep, beta, self.beta)
+        # In place: a CUDA graph replays writes to these tensors, not new names for others.
+        changes = [(self.t, t), (self.beta, beta)]
+        changes += [(self.state[k], new) for k, new in state.items()]
+        for old, new in changes:
+            old.copy_(new if keep is None else torch.where(keep, new, old))
         torch.exp(self.beta, out=self.alpha)
 
     def note_withheld(self, z: Tensor, bad: Tensor | bool) -> None:

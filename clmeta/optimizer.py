@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clmeta._checks import NONFINITE, NUMBERS, check_bounds, check_numbers
+from clmeta._compiled import CompiledPath
 from clmeta._curved import CurvedPath, Hessian
 from clmeta._groups import make_groups
 from clmeta._lists import ListPath, state_dtype
@@ -62,6 +63,9 @@ class MetaOptimize(torch.optim.Optimizer):
             graph go. The trace also follows momentum and normaliser, as ``h`` above does not.
         approximation: ``"L"``, the one that a training loop can carry; the others are in
             ``clmeta.general``.
+        compile: make each step one program by ``torch.compile``, which takes some seconds at the
+            first step; where that does not work, warn and go on without. Speeds up rules whose
+            blocks are not finer than tensors.
 
     Raises:
         BadArgument: naming the argument, its value and the mend.
@@ -86,6 +90,7 @@ class MetaOptimize(torch.optim.Optimizer):
         nonfinite: str = "raise",
         hessian: str | Hessian = "free",
         approximation: str = "L",
+        compile: bool = False,
     ) -> None:
         numbers = {"alpha0": alpha0, "eta": eta, "gamma": gamma, "weight_decay": weight_decay}
         check_numbers(numbers)
@@ -129,12 +134,15 @@ class MetaOptimize(torch.optim.Optimizer):
             nonfinite=nonfinite,
             hessian=hessian,
             approximation=approximation,
+            compile=compile,
         )
         self._path: ListPath | MaskedPath | WrappedPath
         if rule is None:
             self._path = WrappedPath(self, base)  # type: ignore[arg-type]
         elif hessian.kind != "free":
             self._path = CurvedPath(self, rule, self.granularity, hessian)
+        elif compile:
+            self._path = CompiledPath(self, rule, self.granularity)
         elif first.device.type == "cpu" and not self.granularity:
             self._path = ListPath(self, rule)
         else:
@@ -181,6 +189,11 @@ class MetaOptimize(torch.optim.Optimizer):
         """Raise NonFiniteError, naming step and block, if an update was withheld."""
         if self.nonfinite == "raise":
             self.sizes.check_finite(self.block_names)
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether gradients must come from ``backward(create_graph=True)``."""
+        return isinstance(self._path, CurvedPath)
 
     # ---- stepping ------------------------------------------------------------------------
 

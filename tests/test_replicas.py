@@ -13,14 +13,10 @@ import torch
 from torch import nn
 
 from clmeta import _chunk
-from clmeta._batched import BatchedNetwork, NotBatchable, Outer
-from clmeta._chunk_size import learner_bytes
-from clmeta._lockstep import Lockstep
-from clmeta._pool import pool, pool_backward
-from clmeta._program import ReplicaWarning, denormals_flushed
+from clmeta._fuse import CannotCompile
+from clmeta._program import ReplicaWarning
 from clmeta.config import RunConfig
 from clmeta.errors import BadArgument, NonFiniteError, RunFolderError
-from clmeta.models import make_model
 from clmeta.recorder import Recorder
 from clmeta.replicas import ReplicasFailed, run_replicas
 from clmeta.runner import prepare, run
@@ -158,11 +154,11 @@ def test_the_compiled_program_equals_single_runs(base, meta, tmp_path, monkeypat
 
 def test_without_a_compiler_it_says_so_and_goes_on(tmp_path, monkeypatch):
     def broken(*args, **options):
-        raise RuntimeError("no compiler here")
+        raise CannotCompile("no compiler here")
 
     monkeypatch.setattr(_chunk, "WORTH_COMPILING", 0)
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/" + name)
-    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr("clmeta._device_steps.Fused", broken)
     configs = [config(seed=0), config(seed=1)]
     with pytest.warns(ReplicaWarning, match="no compiler here"):
         together, alone = both(configs, tmp_path)
@@ -342,105 +338,6 @@ def test_what_cannot_be_batched_goes_one_by_one_and_says_so(options, reason, tmp
     with pytest.warns(ReplicaWarning, match=reason):
         run_replicas(configs, folders)
     assert all((folder / "summary.json").exists() for folder in folders)
-
-
-# ---- the parts --------------------------------------------------------------------------------
-
-
-def test_gradients_equal_autograd_and_linear_ones_stay_factored():
-    models = [make_model("cnn", (3, 12, 12), 5, {"channels": [4, 6]}, seed=s) for s in range(3)]
-    names = [name for name, _ in models[0].named_parameters()]
-    weights = [
-        torch.stack([dict(m.named_parameters())[name].detach() for m in models]) for name in names
-    ]
-    x, y = torch.rand(3, 1, 3, 12, 12), torch.tensor([[0], [2], [4]])
-    grads, losses, _ = BatchedNetwork(models[0], names)(weights, x, y)
-    kinds = dict(zip(names, grads, strict=True))
-    assert isinstance(kinds["classifier.1.weight"], Outer)
-    assert not isinstance(kinds["features.0.weight"], Outer)
-    for row, model in enumerate(models):
-        loss = nn.functional.cross_entropy(model(x[row]), y[row])
-        torch.testing.assert_close(losses[row], loss.detach())
-        for mine, theirs in zip(grads, torch.autograd.grad(loss, model.parameters()), strict=True):
-            dense = mine.dense() if isinstance(mine, Outer) else mine
-            torch.testing.assert_close(dense[row], theirs, rtol=1e-4, atol=1e-6)
-
-
-def test_pooling_equals_torch_also_at_ties():
-    x = torch.randint(0, 3, (5, 4, 8, 6)).float().requires_grad_()
-    g = torch.randn(5, 4, 4, 3)
-    expected = nn.functional.max_pool2d(x, 2)
-    (gradient,) = torch.autograd.grad(expected, x, g)
-    with torch.no_grad():
-        assert torch.equal(pool(x), expected)
-        assert torch.equal(pool_backward(g, x), gradient)
-
-
-@pytest.mark.parametrize(
-    "window", [{"kernel_size": 3, "stride": 2}, {"kernel_size": 2, "padding": 1}]
-)
-def test_other_pooling_is_left_to_torch(window):
-    class Pooled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.pool = nn.Conv2d(1, 2, 3), nn.MaxPool2d(**window)
-
-        def forward(self, x):
-            return self.pool(self.conv(x)).flatten(1)
-
-    torch.manual_seed(0)
-    model = Pooled()
-    names = [name for name, _ in model.named_parameters()]
-    weights = [p.detach()[None] for p in model.parameters()]
-    x, y = torch.rand(1, 1, 1, 8, 8), torch.tensor([[1]])
-    grads, _, _ = BatchedNetwork(model, names)(weights, x, y)
-    loss = nn.functional.cross_entropy(model(x[0]), y[0])
-    for mine, theirs in zip(grads, torch.autograd.grad(loss, model.parameters()), strict=True):
-        torch.testing.assert_close(mine[0], theirs, rtol=1e-4, atol=1e-6)
-
-
-def test_random_layers_are_not_batchable():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.5))
-    names = [name for name, _ in model.named_parameters()]
-    weights = [p.detach()[None] for p in model.parameters()]
-    with pytest.raises(NotBatchable):
-        BatchedNetwork(model, names)(weights, torch.rand(1, 1, 1, 2, 2), torch.tensor([[1]]))
-
-
-def test_lockstep_gives_each_stream_its_own_steps():
-    configs = [
-        config(seed=0, stream_options={"tasks": 2, "steps_per_task": 70}),
-        config(seed=1, stream_options={"tasks": 3, "steps_per_task": 50}),
-    ]
-    streams = [prepare(each).stream for each in configs]
-    seen = [[], []]
-    ends = [[], []]
-    for segment in Lockstep(streams):
-        for x, y in zip(segment.x, segment.y, strict=True):
-            for row in (0, 1):
-                seen[row].append((x[row], y[row], segment.task[row]))
-        for row in segment.ends:
-            ends[row].append(len(seen[row]))
-    assert ends[0] == [70, 140]
-    for row, stream in enumerate(streams):
-        for (x, y, task, _), (mine_x, mine_y, mine_task) in zip(stream, seen[row], strict=False):
-            assert torch.equal(x, mine_x)
-            assert torch.equal(y, mine_y)
-            assert task == mine_task
-
-
-def test_predicted_memory_grows_with_the_network_and_the_trace():
-    small, large = (prepare(config(model_options={"hidden": n})) for n in (8, 64))
-    assert learner_bytes(small) < learner_bytes(large)
-    fixed = prepare(config(meta="none", model_options={"hidden": 8}))
-    assert learner_bytes(fixed) < learner_bytes(small)
-
-
-def test_denormals_are_flushed_inside_only():
-    tiny = torch.full((4,), 1e-40)
-    with denormals_flushed():
-        assert float((tiny * 1.0).sum()) == 0.0
-    assert float((tiny * 1.0).sum()) > 0.0
 
 
 def test_progress_counts_all_steps(tmp_path):
