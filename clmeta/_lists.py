@@ -55,11 +55,12 @@ class Slot:
 
     def valid(self, state: dict[str, Any]) -> bool:
         """Whether weights and state are still the tensors that were cut."""
-        return (
-            state is self.state
-            and self.p.data_ptr() == self.pointer
-            and all(state.get(n) is x for n, x in zip(self.names, self.tensors, strict=True))
-        )
+        if state is not self.state or self.p.data_ptr() != self.pointer:
+            return False
+        for name, x in zip(self.names, self.tensors, strict=True):  # noqa: SIM110, all() is slower
+            if state.get(name) is not x:
+                return False
+        return True
 
 
 class Batch:
@@ -192,12 +193,15 @@ class ListPath:
             g = grads[at : at + len(batch.w)]
             at += len(batch.w)
             u = self._direction(batch, g)
-            if kappa:
+            if kappa and (u is g or any(u is part for part in batch.parts.values())):
                 u = torch._foreach_add(u, batch.w, alpha=kappa)
+            elif kappa:  # in place: one array less in the cache
+                torch._foreach_add_(u, batch.w, alpha=kappa)
             torch._foreach_add_(batch.w, u, alpha=-alpha)
             if adaptive:
                 h = batch.parts["h"]
-                torch._foreach_mul_(h, decay)
+                if decay != 1.0:
+                    torch._foreach_mul_(h, decay)
                 torch._foreach_add_(h, u, alpha=-alpha)
         for slot in block.slots:
             slot.state["step"] += 1
@@ -210,7 +214,7 @@ class ListPath:
         for i, each in enumerate(g):
             state = {name: batch.parts[name][i] for name in self.rule.slots}
             u, new = self.rule.update(each, state, t)
-            if any(u is old for old in state.values()):
+            if u is each or any(u is old for old in state.values()):
                 u = u.clone()
             for name, old in state.items():
                 if new[name] is not old:

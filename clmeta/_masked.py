@@ -22,9 +22,24 @@ if TYPE_CHECKING:
 META = "meta_"
 
 
+#: Numbers at a time on the CPU, so that temporaries stay in a core's cache.
+PIECE = 16_384
+
+
 def write(old: Tensor, new: Tensor, ok: Tensor) -> None:
     """``old <- new`` where ok (0-dim bool on the device)."""
-    old.copy_(torch.where(ok, new.to(old.dtype), old))
+    if old.dtype == new.dtype:
+        torch.where(ok, new, old, out=old)
+    else:
+        old.copy_(torch.where(ok, new.to(old.dtype), old))
+
+
+def pieces(p: Tensor) -> list[slice]:
+    """A tensor's first dimension in slices of about `PIECE` numbers."""
+    if p.dim() == 0 or p.numel() <= PIECE:
+        return [slice(None)]
+    rows = max(1, PIECE // (p.numel() // p.shape[0]))
+    return [slice(start, start + rows) for start in range(0, p.shape[0], rows)]
 
 
 class MaskedPath:
@@ -72,10 +87,11 @@ class MaskedPath:
             if not members:
                 continue
             for p, g, state in members:
-                product = state["h"] * g if adaptive else g
                 if self.granularity and adaptive:
-                    fine_z[p] = product.sum_to_size(state["beta"].shape)
-                z[i] += product.sum().to(z)
+                    fine_z[p] = self._fine_z(g, state)
+                    z[i] += fine_z[p].sum().to(z)
+                else:
+                    z[i] += (state["h"] * g if adaptive else g).sum().to(z)
             active.append((i, group, members))
         if not active:
             return
@@ -85,12 +101,11 @@ class MaskedPath:
         for i, group, members in active:
             for p, g, state in members:
                 ok_here = ok.to(p.device)
-                alpha = sizes.alpha[i].to(p.device)
                 if self.granularity:
-                    alpha = state["beta"].exp()
+                    self._fine(p, g, state, group, fine_z.get(p), ok_here)
+                    continue
+                alpha = sizes.alpha[i].to(p.device)
                 self._move(p, g, state, alpha, group["gamma"], group["weight_decay"], ok_here)
-                if self.granularity and adaptive:
-                    self._fine_meta(fine_z[p], state, group, ok_here)
             if self.granularity:
                 self._show(i, members)
         if adaptive and not self.granularity:
@@ -104,6 +119,38 @@ class MaskedPath:
 
     def _prepare(self, active: list[Any], z: Tensor) -> None:
         """What a step needs of all blocks at once; marks z where it is not finite."""
+
+    def _fine_z(self, g: Tensor, state: dict[str, Any]) -> Tensor:
+        """<h, g> of each unit or weight, in beta's shape."""
+        h, z = state["h"], torch.empty_like(state["beta"])
+        for part in pieces(h) if h.device.type == "cpu" else [slice(None)]:
+            z[part] = (h[part] * g[part]).sum_to_size(z[part].shape)
+        return z
+
+    def _fine(
+        self,
+        p: Tensor,
+        g: Tensor,
+        state: dict[str, Any],
+        group: dict[str, Any],
+        z: Tensor | None,
+        ok: Tensor,
+    ) -> None:
+        """One parameter with a step size per unit or weight; on the CPU piece by piece."""
+        cut = p.device.type == "cpu" and type(self)._move is MaskedPath._move
+        parts = pieces(p) if cut else [slice(None)]
+        numbers = group["gamma"], group["weight_decay"]
+        count = state["step"].clone()
+        for part in parts:
+            here = state
+            if len(parts) > 1:
+                here = {name: x[part] for name, x in state.items() if name != "step"}
+                here["step"] = count.clone()
+            w, dg = (p.detach()[part], g[part]) if len(parts) > 1 else (p, g)
+            self._move(w, dg, here, here["beta"].exp(), *numbers, ok)
+            if z is not None:
+                self._fine_meta(z[part], here, group, ok)
+        write(state["step"], count + 1, ok)
 
     def _move(
         self,
