@@ -4,16 +4,19 @@ Nothing here uses the engine's own step: the replay is the system written out ag
 derivatives come from central differences of it.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from clmeta.general import GeneralMetaOptimize
+from clmeta.general import APPROXIMATIONS, HESSIANS, GeneralMetaOptimize
 
 STEPS = 7
 EPS = 1e-6
 ETA = 0.05
 BLOCKS = ("body", "head")
+MODES = list(itertools.product(APPROXIMATIONS, HESSIANS))
 
 
 def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:

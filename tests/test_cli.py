@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from clmeta.cli import main
 from clmeta.config import RunConfig
-from clmeta.demo import ALPHA0, BEST_FIXED, demo_jobs, run_demo
-from clmeta.display import alphas, duration
-from clmeta.errors import BadArgument
-from clmeta.parse import parse_blocks, parse_options, parse_seeds, parse_value
-from clmeta.report import percent, span
 
 QUICK = ["-s", "tasks=2", "-s", "steps_per_task=20", "-m", "hidden=8"]
 
@@ -167,7 +160,7 @@ def test_interrupting_keeps_what_was_recorded(tmp_path):
     assert not (tmp_path / "out" / "seed-0" / "summary.json").exists()
 
 
-# --- plot, list, help, demo -----------------------------------------------------------------
+# --- plot, list, help -----------------------------------------------------------------------
 
 
 def test_plot_draws_what_was_run(cli, tmp_path):
@@ -239,97 +232,3 @@ def test_without_a_command_the_help_is_shown_and_nothing_fails_loudly(cli):
     assert code == 2
     assert "demo" in out + err
     assert "error" not in err
-
-
-def test_the_demo_compares_what_it_says():
-    jobs = demo_jobs(Path("demo"), [0, 1, 2])
-    assert len(jobs) == 9
-    assert len({job.folder for job in jobs}) == 9
-    streams = {(j.config.stream, j.config.dataset, j.config.model, j.config.base) for j in jobs}
-    assert streams == {("permuted_inputs", "digits", "mlp", "adamw")}
-    fixed, scalar, layer = jobs[0].config, jobs[3].config, jobs[6].config
-    assert (fixed.meta, fixed.alpha0) == ("none", BEST_FIXED)
-    assert (scalar.blocks, scalar.alpha0, scalar.meta) == ("scalar", ALPHA0, "adam")
-    assert (layer.blocks, layer.alpha0, layer.meta) == ("layer", ALPHA0, "adam")
-
-
-def test_the_demo_ends_with_table_folders_and_figures(tmp_path, monkeypatch, capsys):
-    """As the demo, on two short tasks and one seed."""
-    monkeypatch.setenv("COLUMNS", "200")
-    short = RunConfig(stream_options={"tasks": 2, "steps_per_task": 60})
-    monkeypatch.setattr("clmeta.demo.SETTING", short)
-    run_demo(tmp_path / "demo", seeds=(0,), processes=1)
-    out = capsys.readouterr().out
-    for method in ("fixed 0.002", "adaptive, scalar", "adaptive, per layer"):
-        assert re.search(rf"{method}\W+1\W+[\d.]+%", out), method
-    figures = re.findall(r"^ +(\S+/figures/\S+)$", out, re.MULTILINE)
-    assert len(figures) >= 8
-    assert all(os.path.getsize(figure) > 1000 for figure in figures)
-    folders = re.findall(r"^ +(\S+/runs/\S+)$", out, re.MULTILINE)
-    assert len(folders) == 3
-    before = [os.stat(f"{folder}/summary.json").st_mtime_ns for folder in folders]
-    shutil.rmtree(tmp_path / "demo" / "figures")
-    run_demo(tmp_path / "demo", seeds=(0,), processes=1)
-    assert [os.stat(f"{folder}/summary.json").st_mtime_ns for folder in folders] == before
-    assert all(os.path.exists(figure) for figure in figures)
-
-
-# --- words to values ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("5", 5),
-        ("1e-3", 1e-3),
-        (".5", 0.5),
-        ("true", True),
-        ("null", None),
-        ("[64, 64]", [64, 64]),
-        ("crop-flip", "crop-flip"),
-    ],
-)
-def test_values_are_json_or_text(text, value):
-    assert parse_value(text) == value
-    assert parse_options("x", [f"some-name={text}"]) == {"some_name": value}
-
-
-def test_blocks_are_names_or_prefixes():
-    assert parse_blocks("layer") == "layer"
-    written = parse_blocks("body=features, classifier.1; head=classifier.3")
-    assert written == {"body": ["features", "classifier.1"], "head": ["classifier.3"]}
-    assert parse_blocks('{"body": "features", "head": "*"}') == {"body": "features", "head": "*"}
-    for wrong in ("body=", "body=a;body=b", "=a", "body=a;b", "{body"):
-        with pytest.raises(BadArgument, match="blocks="):
-            parse_blocks(wrong)
-
-
-def test_seeds_are_numbers_and_ranges():
-    assert parse_seeds("3") == [3]
-    assert parse_seeds("0-2, 7,9-10") == [0, 1, 2, 7, 9, 10]
-    for wrong in ("", "a", "1-", "-1", "1,1", "0-2,1"):
-        with pytest.raises(BadArgument, match="seeds="):
-            parse_seeds(wrong)
-
-
-def test_options_are_given_once_with_a_value():
-    with pytest.raises(BadArgument, match="twice"):
-        parse_options("stream-option", ["a=1", "a=2"])
-    assert parse_options("stream-option", None) is None
-
-
-# --- how numbers are shown --------------------------------------------------------------------
-
-
-def test_numbers_are_shown_shortly():
-    assert alphas({"all": 1.234e-3}) == "alpha 1.2e-03"
-    assert alphas(dict.fromkeys("abcd", 1e-3) | {"e": 1e-5}) == "alpha 1.0e-05..1.0e-03"
-    assert [duration(s) for s in (8.4, 125, 3725)] == ["8 s", "2 min 05 s", "1 h 02 min"]
-    assert percent([0.5]) == "50.0%"
-    assert percent([None]) == "-"
-    assert span([{"a": 1e-4, "b": 1e-2}, {"a": 1e-2, "b": 1e-2}]) == "1.0e-03 to 1.0e-02"
-
-
-def test_intervals_are_students():
-    """Three values 1, 2, 3 percent: half-width 4.303 / sqrt(3) = 2.48 (t with 2 freedoms)."""
-    assert percent([0.01, 0.02, 0.03]) == "2.0% ± 2.5"

@@ -1,0 +1,36 @@
+"""MetaOptimize with rules of the user's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from clmeta import MetaOptimize
+from clmeta.rules import Rule
+
+
+def test_a_users_own_rule_is_one_class():
+    class SignSGD(Rule):
+        def update(self, g, state, t):
+            return torch.sign(g), state
+
+    w = nn.Parameter(torch.tensor([1.0, -1.0]))
+    optimizer = MetaOptimize([w], SignSGD(), "sgd", alpha0=0.5, eta=0.0)
+    w.grad = torch.tensor([2.0, -3.0])
+    optimizer.step()
+    assert w.tolist() == [0.5, -0.5]
+
+
+def test_a_users_rule_may_return_its_old_state_as_direction():
+    class Stale(Rule):
+        slots = ("m",)
+
+        def update(self, g, state, t):
+            return state["m"], {"m": g}
+
+    w = nn.Parameter(torch.zeros(1))
+    optimizer = MetaOptimize([w], Stale(), "none", alpha0=1.0)
+    for g in (1.0, 2.0, 4.0):
+        w.grad = torch.tensor([g])
+        optimizer.step()
+    assert w.item() == -(0.0 + 1.0 + 2.0)

@@ -1,0 +1,52 @@
+"""What a run refuses before anything is written."""
+
+from __future__ import annotations
+
+import pytest
+from runner_parts import small
+
+from clmeta.errors import BadArgument
+from clmeta.runner import prepare, run
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stream": "permuted_pixels"}, "stream='permuted_pixels': unknown stream"),
+        ({"stream_options": {"taks": 3}}, "taks=3: unknown option of stream"),
+        ({"stream": "abrupt_classes", "stream_options": {"tasks": 20}}, "tasks=20"),
+        ({"dataset": "digitz"}, "dataset='digitz': unknown dataset; did you mean 'digits'"),
+        ({"dataset": "no/such.npz"}, "dataset='no/such.npz'"),
+        ({"dataset_options": {"size": 3}}, "dataset option size=3: unknown"),
+        ({"model": "mlpp"}, "model='mlpp': unknown model"),
+        ({"base": "adamm"}, "base='adamm': unknown rule.*torch optimiser"),
+        ({"meta": "adamm"}, "meta='adamm': unknown rule.*none"),
+        ({"base_options": {"momentum": 0.9}}, "base option momentum=0.9: unknown; known: rho"),
+        ({"base_options": {"rho": 1.5}}, "rho=1.5"),
+        ({"base": "torch.optim:Adamm"}, "base='torch.optim:Adamm'"),
+        ({"meta": "torch.optim:AdamW"}, "meta='torch.optim:AdamW'"),
+        ({"blocks": "layers"}, "blocks='layers'"),
+        ({"blocks": {"a": ["hidden"]}}, "parameters in no block"),
+        ({"device": "gpu"}, "device='gpu'"),
+        ({"strategy": "naïve"}, "strategy='naïve': unknown strategy"),
+        ({"strategy_options": {"speed": 2}}, "strategy option speed=2: unknown"),
+        ({"alpha_min": 1.0}, "alpha0=0.001: must lie between"),
+    ],
+)
+def test_bad_options_are_named_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(BadArgument, match=message):
+        run(small(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_does_not_fit_the_images_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "narrow_nets.py").write_text(
+        "import torch\n\n\ndef five(input_shape, n_classes):\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5))\n\n\n"
+        "def flat(input_shape, n_classes):\n    return torch.nn.Linear(100, n_classes)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadArgument, match=r"output has shape \(2, 5\).*\(2, 10\)"):
+        prepare(small(model="narrow_nets:five", model_options={}))
+    with pytest.raises(BadArgument, match=r"fails on images of shape \(1, 8, 8\)"):
+        prepare(small(model="narrow_nets:flat", model_options={}))
