@@ -8,9 +8,17 @@ from typing import Any
 
 from clmeta.errors import bad
 
+#: Values that Python and JSON spell differently.
+PYTHON = {"True": True, "False": False, "None": None}
+
 
 def parse_value(text: str) -> Any:
-    """A JSON value, such as ``5``, ``1e-3``, ``true``, ``[64, 64]`` or ``null``; text otherwise."""
+    """A JSON value, such as ``5``, ``1e-3``, ``true``, ``[64, 64]`` or ``null``; text otherwise.
+
+    Python's spellings ``True``, ``False`` and ``None`` do as well.
+    """
+    if text in PYTHON:
+        return PYTHON[text]
     try:
         return json.loads(text)
     except ValueError:

@@ -15,7 +15,9 @@ Adding a rule is one class::
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -61,12 +63,23 @@ class Rule:
         bad("rule", type(self).__name__, "define update(self, g, state, t) -> (u, state)")
 
     def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            _check_kind(option.name, option.type, getattr(self, option.name))
         for name in ("rho", "lam", "c"):
             value = getattr(self, name, 0.0)
             if not isinstance(value, Tensor):
                 require(0 <= value < 1, name, value, "must lie in [0, 1)")
         eps = getattr(self, "eps", 0.0)
         require(eps >= 0, "eps", eps, "must not be negative; the paper's experiments use 1e-10")
+
+
+def _check_kind(name: str, kind: Any, value: Any) -> None:
+    """Refuse what only looks like the declared kind: the text "False" would count as true."""
+    if kind in (bool, "bool"):
+        require(isinstance(value, bool), name, value, "must be true or false")
+    elif kind in (float, "float", int, "int") and not isinstance(value, Tensor):
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        require(number, name, value, "must be a number")
 
 
 @RULES.register("sgd")
