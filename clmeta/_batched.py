@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,16 +48,24 @@ class BatchedNetwork:
 
     Args:
         model: the architecture; its own weights are not used.
-        names: the parameters that gradients are wanted for, all others being fixed.
+        names: the parameters that gradients are wanted for.
+        fixed: all others, one tensor (R, *shape) per name.
 
     Raises:
         NotBatchable: at the first call, for random layers, programs that depend on data, ...
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], fixed: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.model = model
         self.names = list(names)
+        self.fixed = dict(fixed or {})
         self._programs: dict[tuple[Any, ...], tuple[fx.GraphModule, list[bool]]] = {}
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget the fixed parameters of all learners but those in ``rows``."""
+        self.fixed = {name: x[list(rows)] for name, x in self.fixed.items()}
 
     def __call__(
         self, weights: Sequence[Tensor], x: Tensor, y: Tensor
@@ -73,7 +81,7 @@ class BatchedNetwork:
             self._programs[key] = self._trace(weights, x, y)
         program, is_outer = self._programs[key]
         with torch.no_grad():
-            out = list(program(list(weights), x, y))
+            out = list(program(list(weights), list(self.fixed.values()), x, y))
         loss, share = out[-2:]
         parts = iter(out[:-2])
         return (
@@ -82,9 +90,12 @@ class BatchedNetwork:
             share,
         )
 
-    def _one(self, weights: list[Tensor], x: Tensor, y: Tensor) -> Any:
+    def _one(self, weights: list[Tensor], fixed: list[Tensor], x: Tensor, y: Tensor) -> Any:
+        names = [*self.names, *self.fixed]
+
         def loss(values: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            output = functional_call(self.model, dict(zip(self.names, values, strict=True)), (x,))
+            named = dict(zip(names, [*values, *fixed], strict=True))
+            output = functional_call(self.model, named, (x,))
             value = F.cross_entropy(output, y)
             return value, (value, output)
 
@@ -96,15 +107,17 @@ class BatchedNetwork:
     ) -> tuple[fx.GraphModule, list[bool]]:
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        def batched(weights: list[Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
-            grads, loss, share = vmap(self._one)(weights, x, y)
+        def batched(
+            weights: list[Tensor], fixed: list[Tensor], x: Tensor, y: Tensor
+        ) -> list[Tensor]:
+            grads, loss, share = vmap(self._one)(weights, fixed, x, y)
             return [*grads, loss, share]
 
         try:
             with warnings.catch_warnings():
                 # An operation without a batching rule would be looped over, slower than one by one.
                 warnings.filterwarnings("error", message="There is a performance drop")
-                program = make_fx(batched)(list(weights), x, y)
+                program = make_fx(batched)(list(weights), list(self.fixed.values()), x, y)
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise NotBatchable(line) from error

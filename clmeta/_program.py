@@ -81,8 +81,16 @@ class Program:
         if prepared[0].optimizer.needs_graph:
             raise NotBatchable("its trace needs second derivatives")
         names = learnt_names(prepared[0])
-        self.network = BatchedNetwork(prepared[0].model, names)
-        params = [[dict(p.model.named_parameters())[name] for name in names] for p in prepared]
+        if any(learnt_names(p) != names for p in prepared[1:]):
+            raise NotBatchable("which of its parameters are learnt differs between runs")
+        named = [dict(p.model.named_parameters()) for p in prepared]
+        fixed = {
+            name: torch.stack([each[name].detach() for each in named])
+            for name in named[0]
+            if name not in names
+        }
+        self.network = BatchedNetwork(prepared[0].model, names, fixed)
+        params = [[each[name] for name in names] for each in named]
         weights = [torch.stack([p.detach() for p in each]) for each in zip(*params, strict=True)]
         self.stacked = Stacked([p.optimizer for p in prepared], weights, params, base, meta)
         self.fine = FineSteps(self.stacked) if self.stacked.granularity else None
@@ -97,6 +105,7 @@ class Program:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with the learners in ``rows`` only."""
+        self.network.keep(rows)
         self.stacked.keep(rows)
         if self.fine:
             self.fine.keep(rows)
