@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from clmeta import MetaOptimize
-from clmeta.rules import Rule
+from clmeta import BadArgument, MetaOptimize
+from clmeta.rules import Adam, RMSprop, Rule, SGDm
 
 
 def test_a_users_own_rule_is_one_class():
@@ -34,3 +35,17 @@ def test_a_users_rule_may_return_its_old_state_as_direction():
         w.grad = torch.tensor([g])
         optimizer.step()
     assert w.item() == -(0.0 + 1.0 + 2.0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        (SGDm, {"accumulate": "False"}, "accumulate='False': must be true or false"),
+        (SGDm, {"rho": "abc"}, "rho='abc': must be a number"),
+        (Adam, {"lam": True}, "lam=True: must be a number"),
+        (RMSprop, {"eps": None}, "eps=None: must be a number"),
+    ],
+)
+def test_options_of_another_kind_are_refused(rule, options, message):
+    with pytest.raises(BadArgument, match=message):
+        rule(**options)
