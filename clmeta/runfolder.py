@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -152,19 +153,24 @@ class RunFolder:
             )
 
     def prepare(self, overwrite: bool = False) -> None:
-        """Make the folder ready for a new run and hold it against other processes.
+        """Make the folder ready for a new run and hold it against all others.
 
         What an unfinished run left is moved to ``trajectory.interrupted-N`` (with its
         ``config.json`` and ``tasks.parquet``); a finished run is removed if ``overwrite`` says so.
 
         Raises:
-            RunFolderError: if a finished run is there, another process writes to it, or the folder
-                cannot be written.
+            RunFolderError: if a finished run is there, another process or recorder writes to it,
+                or the folder cannot be written.
         """
         self.check_free(overwrite)
         with _explained(self.path, "make"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._hold()
+            try:
+                self.check_free(overwrite)  # another run may have finished until we got hold of it
+            except RunFolderError:
+                self.release()
+                raise
             if self.finished:
                 # The marker goes first: a kill in between leaves an unfinished run, not a lie.
                 self.summary_file.unlink()
@@ -186,21 +192,35 @@ class RunFolder:
                 file.rename(aside / f"_{file.name}")  # "_": not read as part of the trajectory
 
     def _hold(self) -> None:
-        """Lock the folder for this process; the lock ends with the process, however it ends."""
+        """Lock the folder; the lock ends with this object or process, however that ends."""
         lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
         self.release()
         self._unlock = weakref.finalize(self, os.close, lock)
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise RunFolderError(
-                f"{self.path} is being written by another process: choose another folder"
-            ) from None
+            if not _locked(lock):
+                gc.collect()  # it may be held by what nobody refers to any more
+                if not _locked(lock):
+                    self.release()
+                    raise RunFolderError(
+                        f"{self.path} is being written by another process, or by another recorder "
+                        "of this one: choose another folder"
+                    )
+        except RunFolderError:
+            raise
         except OSError:
             pass  # a file system without locks
 
     def release(self) -> None:
-        """Let other processes write to the folder."""
+        """Let others write to the folder."""
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
+
+
+def _locked(file: int) -> bool:
+    """Lock an open file against every other that is open on it, in this process too."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True

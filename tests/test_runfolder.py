@@ -109,6 +109,7 @@ def test_what_an_unfinished_run_left_is_moved_aside(tmp_path: Path) -> None:
     for attempt in range(3):
         recorder = Recorder(tmp_path, ["a", "b"], config={"attempt": attempt}, part_steps=2)
         record_steps(recorder, 4 + 2 * attempt)
+        recorder.folder.release()
     assert len(pd.read_parquet(tmp_path / "trajectory")) == 8
     for attempt in range(2):
         aside = tmp_path / f"trajectory.interrupted-{attempt}"
@@ -127,6 +128,41 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError), recorder:
         raise ValueError
     subprocess.run(command, check=True)
+
+
+def test_two_recorders_of_one_process_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    first = Recorder(tmp_path, ["a", "b"], config={"run": 1})
+    for _ in range(2):  # the refusal does not loosen the first one's hold
+        with pytest.raises(RunFolderError, match=r"another recorder of this one"):
+            Recorder(tmp_path, ["a", "b"], config={"run": 2})
+    record_steps(first, 3)
+    first.close()
+    assert RunFolder(tmp_path).config == {"run": 1}
+    with Recorder(tmp_path, ["a", "b"], config={"run": 2}, overwrite=True) as second:
+        record_steps(second, 2)
+    assert len(pd.read_parquet(tmp_path / "trajectory")) == 2
+
+
+def test_a_recorder_that_nobody_refers_to_holds_nothing(tmp_path: Path) -> None:
+    lost = [Recorder(tmp_path, ["a"], config={})]
+    lost.append(lost)  # only the garbage collector finds it
+    del lost
+    Recorder(tmp_path, ["a"], config={})
+
+
+def test_a_run_that_finishes_while_another_starts_is_kept(tmp_path: Path, monkeypatch) -> None:
+    first, hold = Recorder(tmp_path, ["a", "b"], config={"run": 1}), RunFolder._hold
+
+    def finish_first(folder: RunFolder) -> None:
+        record_steps(first, 5)
+        first.close()
+        hold(folder)
+
+    monkeypatch.setattr(RunFolder, "_hold", finish_first)
+    with pytest.raises(RunFolderError, match=r"finished run.*overwrite=True"):
+        Recorder(tmp_path, ["a", "b"], config={"run": 2})
+    assert RunFolder(tmp_path).config == {"run": 1}
+    assert len(pd.read_parquet(tmp_path / "trajectory")) == 5
 
 
 def test_a_missing_or_corrupt_file_says_so(tmp_path: Path) -> None:
