@@ -48,8 +48,8 @@ def mean_over_seeds(
             then that of the geometric mean.
 
     Raises:
-        BadArgument: for an unknown column, a run with several rows in a group, or a geometric mean
-            of values that are not positive.
+        BadArgument: for an unknown column, a run with several rows in a group, several runs of
+            one seed in a group, or a geometric mean of values that are not positive.
     """
     by = list(by)
     for column in (value, *by):
@@ -58,6 +58,8 @@ def mean_over_seeds(
     kept = frame.loc[frame[value].notna()]
     if "run" in kept and "run" not in by and kept.duplicated([*by, "run"]).any():
         bad("by", by, "a run has several rows in one group: group by more, or average within runs")
+    if "seed" in kept and not {"seed", "run"} & set(by):
+        _refuse_repeats(kept[kept["seed"] != -1], by)
     values = kept[value].astype(np.float64)
     if geometric:
         require(bool((values > 0).all()), "value", value, "a geometric mean needs values above 0")
@@ -70,6 +72,16 @@ def mean_over_seeds(
         columns = ["mean", "low", "high"]
         result[columns] = np.exp(result[columns])
     return result[[*by, "mean", "low", "high", "n"]]
+
+
+def _refuse_repeats(frame: pd.DataFrame, by: list[str]) -> None:
+    """Runs of one seed see the same data from the same weights: they are no independent samples."""
+    twice = frame[frame.duplicated([*by, "seed"])]
+    if len(twice):
+        first = twice.iloc[0]
+        where = ", ".join(f"{column}={first[column]!s}" for column in by)
+        mend = f"several runs with it in the group {where}; leave out all but one, such as a copy"
+        bad("seed", int(first["seed"]), mend)
 
 
 def paired_differences(

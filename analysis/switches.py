@@ -99,7 +99,7 @@ def average_windows(windows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     low, high, n``.
     """
     logs = windows.assign(fold=np.log(windows["fold"]))
-    per_run = ["method", "block", "run", "offset"]
+    per_run = ["method", "block", "seed", "run", "offset"]
     curve = logs.groupby(per_run, observed=True)["fold"].agg(["mean", "size"]).reset_index()
     most = curve.groupby(["method", "block", "run"], observed=True)["size"].transform("max")
     curve = curve[curve["size"] == most]

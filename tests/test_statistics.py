@@ -63,6 +63,20 @@ def test_several_rows_of_a_run_are_not_taken_for_seeds() -> None:
         mean_over_seeds(table, "v")
 
 
+def test_repeats_of_a_seed_are_not_taken_for_seeds() -> None:
+    """A copy of a run, or the same on another device, says nothing new."""
+    table = pd.DataFrame(
+        {"method": "m", "seed": [0, 1, 1], "run": ["a", "b", "copy"], "v": [0.1, 0.2, 0.2]}
+    )
+    with pytest.raises(BadArgument, match=r"seed=1: several runs.*method=m; leave out all but one"):
+        mean_over_seeds(table, "v")
+    assert mean_over_seeds(table.iloc[:2], "v")["n"].tolist() == [2]
+    assert mean_over_seeds(table.assign(method=["m", "m", "o"]), "v")["n"].tolist() == [2, 1]
+    assert mean_over_seeds(table, "v", ["method", "run"])["n"].tolist() == [1, 1, 1]
+    unknown = table.assign(seed=-1)  # the configs don't say
+    assert mean_over_seeds(unknown, "v")["n"].tolist() == [3]
+
+
 def test_paired_differences_agree_with_the_paired_t_test() -> None:
     draw = np.random.default_rng(1)
     seeds, shared = np.arange(6), draw.normal(size=6)
