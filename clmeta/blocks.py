@@ -66,7 +66,10 @@ def _by_prefix(names: Sequence[str], blocks: Mapping[str, str | Sequence[str]]) 
     taken: dict[str, str] = {}
     rest: str | None = None
     for block, value in blocks.items():
-        prefixes = [value] if isinstance(value, str) else list(value)
+        prefixes = [value] if isinstance(value, str) else value
+        listed = isinstance(prefixes, Sequence) and all(isinstance(p, str) for p in prefixes)
+        mend = "must be a parameter-name prefix or a list of them"
+        require(listed, f"blocks[{block!r}]", value, mend)
         if "*" in prefixes:
             require(rest is None, "blocks", dict(blocks), "only one block may take the rest, '*'")
             rest, prefixes = block, [p for p in prefixes if p != "*"]

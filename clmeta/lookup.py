@@ -9,7 +9,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from clmeta.errors import BadArgument, bad
+from clmeta.errors import BadArgument, bad, require
+
+#: Annotation to what a value must be; true and false are no numbers.
+KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    "int": (lambda value: type(value) is int, "must be a whole number"),
+    "float": (lambda value: type(value) in (int, float), "must be a number"),
+    "bool": (lambda value: type(value) is bool, "must be true or false"),
+}
 
 
 def load_object(path: str, argument: str) -> Any:
@@ -72,7 +79,9 @@ def check_options(
     skip: int = 0,
     hidden: Sequence[str] = (),
 ) -> None:
-    """Refuse keywords that ``function`` does not take, naming those that it does.
+    """Refuse keywords that ``function`` does not take, and values not of the annotated kind.
+
+    Of annotations, those that are just ``int``, ``float`` or ``bool`` count.
 
     Args:
         function: what will be called; ``skip`` and ``hidden`` as in `keywords_of`.
@@ -85,3 +94,9 @@ def check_options(
     for name, value in options.items():
         if name not in known:
             bad(f"{argument} {name}", value, f"unknown; known: {', '.join(known) or 'none'}")
+    parameters = inspect.signature(function).parameters
+    for name, value in options.items():
+        kind = getattr(parameters[name].annotation, "__name__", parameters[name].annotation)
+        if isinstance(kind, str) and kind in KINDS and value != known[name]:
+            fits, mend = KINDS[kind]
+            require(fits(value), f"{argument} {name}", value, mend)

@@ -27,8 +27,8 @@ MODELS: Registry[Factory] = Registry("model")
 
 
 def _sizes(argument: str, value: int | Sequence[int]) -> list[int]:
-    sizes = [value] if isinstance(value, int) else list(value)
-    whole = all(isinstance(size, int) and size > 0 for size in sizes)
+    sizes = list(value) if isinstance(value, Sequence) else [value]
+    whole = all(type(size) is int and size > 0 for size in sizes)
     require(whole, argument, value, "must be positive whole numbers, such as 64 or [64, 64]")
     return sizes
 

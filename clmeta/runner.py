@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -133,29 +134,47 @@ def make_config_stream(
 
     STREAMS.get(config.stream)
     if data is None:
-        options = tuple(config.dataset_options.items())
-        data = _load(config.dataset, config.data_root, config.download, options)
+        data = load_data(config)
     return make_stream(
         config.stream, data, **{"seed": config.seed, "device": device, **config.stream_options}
     )
 
 
+def load_data(config: RunConfig) -> ArrayData:
+    """The config's data set, read once a process."""
+    options = json.dumps(dict(config.dataset_options), sort_keys=True)
+    return _load(config.dataset, config.data_root, config.download, options)
+
+
 def make_optimizer(config: RunConfig, model: nn.Module) -> MetaOptimize:
-    """MetaOptimize over the model's parameters as the config says."""
-    return MetaOptimize(
-        model.named_parameters(),
-        base=_rule("base", config.base, config.base_options),
-        meta="none" if config.meta == "none" else _rule("meta", config.meta, config.meta_options),
-        blocks=config.blocks,
-        alpha0=config.alpha0,
-        eta=config.eta,
-        gamma=config.gamma,
-        weight_decay=config.weight_decay,
-        alpha_min=config.alpha_min,
-        alpha_max=config.alpha_max,
-        nonfinite=config.nonfinite,
-        hessian=config.hessian,
-    )
+    """MetaOptimize over the model's parameters as the config says.
+
+    Raises:
+        BadArgument: for options that cannot work; a torch optimiser's own complaints name the base.
+    """
+    base = _rule("base", config.base, config.base_options)
+    meta = "none" if config.meta == "none" else _rule("meta", config.meta, config.meta_options)
+    try:
+        return MetaOptimize(
+            model.named_parameters(),
+            base=base,
+            meta=meta,
+            blocks=config.blocks,
+            alpha0=config.alpha0,
+            eta=config.eta,
+            gamma=config.gamma,
+            weight_decay=config.weight_decay,
+            alpha_min=config.alpha_min,
+            alpha_max=config.alpha_max,
+            nonfinite=config.nonfinite,
+            hessian=config.hessian,
+        )
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ClmetaError) or isinstance(base, Rule):
+            raise
+        shown = ", ".join(f"{name}={value!r}" for name, value in config.base_options.items())
+        mend = f"does not take the base options {shown or 'none'} ({error}); change them"
+        raise BadArgument(f"base={config.base!r}: {mend}") from error
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -165,11 +184,12 @@ def derive_seed(seed: int, purpose: str) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(dataset: str, root: str, download: bool, options: tuple[tuple[str, Any], ...]) -> Any:
+def _load(dataset: str, root: str, download: bool, options_text: str) -> ArrayData:
     from clmeta.streams import load_dataset
 
-    check_options(load_dataset, dict(options), "dataset option", skip=1)
-    return load_dataset(dataset, data_root=root, download=download, **dict(options))
+    options = json.loads(options_text)
+    check_options(load_dataset, options, "dataset option", skip=1)
+    return load_dataset(dataset, data_root=root, download=download, **options)
 
 
 def _rule(level: str, name: str, options: Mapping[str, Any]) -> Any:
