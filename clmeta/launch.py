@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
-from clmeta.config import RunConfig
+from clmeta.config import FACTS, RunConfig
 from clmeta.display import Display
-from clmeta.errors import ClmetaError, RunFolderError, require
+from clmeta.errors import ClmetaError, RunFolderError, bad, require
 from clmeta.jobs import Event, Job, run_jobs
 from clmeta.report import print_table
 from clmeta.runfolder import RunFolder
@@ -32,7 +33,8 @@ def launch(
     """Run one config for each seed and print a table of what came out.
 
     Args:
-        config_file: a run's ``config.json`` to start from; RunConfig's defaults without one.
+        config_file: a run's ``config.json`` to start from; RunConfig's defaults without one, and
+            a preset's own data set.
         given: options that change it.
         seeds: one run each; the config's own seed without.
         output: folder that gets a run folder ``seed-N`` for each seed.
@@ -44,12 +46,15 @@ def launch(
         The run folders.
 
     Raises:
-        BadArgument: before anything is trained or written, for options that cannot work.
-        RunFolderError: likewise, for finished runs in the way.
+        BadArgument: before anything is trained or written, for options that cannot work, or a
+            data set that is not the one that ``config_file``'s run saw.
+        RunFolderError: likewise, for finished runs in the way, or kept ones of other options.
         RunsFailed: after all others are done, if runs failed.
     """
-    start = RunConfig() if config_file is None else RunConfig.from_file(config_file)
+    start = _defaults(given) if config_file is None else RunConfig.from_file(config_file)
     config = RunConfig.from_dict({**start.to_dict(), **given})
+    if config_file is not None and not {"dataset", "dataset_options"} & set(given):
+        check_same_data(config_file, config)
     configs = [replace(config, seed=seed) for seed in seeds or [config.seed]]
     folder = output or default_folder(config)
     jobs = [Job(each, folder / f"seed-{each.seed}", overwrite) for each in configs]
@@ -63,7 +68,7 @@ def launch(
 def run_all(jobs: Sequence[Job], processes: int, *, skip_finished: bool = False) -> None:
     """Check all jobs, then do them with moving bars; failures are reported after the others."""
     if skip_finished:
-        jobs = [job for job in jobs if not RunFolder(job.folder).finished]
+        jobs = [job for job in jobs if not _kept(job)]
     refuse_finished(jobs)
     check_jobs(jobs)
     labels = [f"{job.config.method}, seed {job.config.seed}" for job in jobs]
@@ -82,6 +87,22 @@ def run_all(jobs: Sequence[Job], processes: int, *, skip_finished: bool = False)
     failed = [(job, end) for job, end in zip(jobs, ends, strict=True) if end.kind == "failed"]
     if failed:
         raise RunsFailed(failed, len(jobs))
+
+
+def _kept(job: Job) -> bool:
+    """Whether the job's finished run is there; raise RunFolderError if it is one of other options.
+
+    With ``overwrite`` such a run is not kept but replaced.
+    """
+    if not RunFolder(job.folder).finished:
+        return False
+    same = RunConfig.from_file(job.folder).key() == job.config.key()
+    if not same and not job.overwrite:
+        raise RunFolderError(
+            f"output={str(job.folder)!r}: holds a finished run of other options; pass --overwrite "
+            "to replace it, or another --output"
+        )
+    return same
 
 
 class RunsFailed(ClmetaError):
@@ -105,6 +126,27 @@ def refuse_finished(jobs: Sequence[Job]) -> None:
         )
 
 
+def check_same_data(config_file: Path, config: RunConfig) -> None:
+    """Refuse to repeat a run on data that are not what it saw, whatever they are called.
+
+    Raises:
+        BadArgument: naming what differs.
+    """
+    from clmeta.runner import load_data
+
+    file = config_file / "config.json" if config_file.is_dir() else config_file
+    facts = json.loads(file.read_text(encoding="utf-8")).get(FACTS, {})
+    before = facts.get("stream", {}).get("data")
+    if not before:  # written by hand, or before anything was prepared
+        return
+    now = load_data(config).describe()
+    differs = [name for name in before if before[name] != now.get(name)]
+    if now["fingerprint"] != before["fingerprint"]:
+        said = ", ".join(f"{name} {before[name]} then, {now.get(name)} now" for name in differs)
+        mend = f"is not the data that the run saw ({said}); give --dataset to use other data"
+        bad("dataset", config.dataset, mend)
+
+
 def check_jobs(jobs: Sequence[Job]) -> None:
     """Build everything that the jobs train with, once for all seeds of a method.
 
@@ -117,6 +159,15 @@ def check_jobs(jobs: Sequence[Job]) -> None:
         prepare(config)
     folders = [job.folder.resolve() for job in jobs]
     require(len(set(folders)) == len(folders), "output", folders, "two runs share a folder")
+
+
+def _defaults(given: Mapping[str, Any]) -> RunConfig:
+    """What a run starts from without a file: a preset brings the data set that it was made for."""
+    from clmeta.streams import preset_dataset
+
+    start = RunConfig()
+    dataset = preset_dataset(given["stream"]) if "stream" in given else None
+    return start if dataset is None else replace(start, dataset=dataset)
 
 
 def default_folder(config: RunConfig) -> Path:

@@ -41,7 +41,11 @@ StreamOption = Annotated[
 ]
 Dataset = Annotated[
     Text,
-    _option(DATA, "Data set, .npz file or image folder; see clmeta list datasets.", "digits"),
+    _option(
+        DATA,
+        "Data set, .npz file or image folder; see clmeta list datasets. A preset brings its own.",
+        "digits",
+    ),
 ]
 DatasetOption = Annotated[
     Pairs,

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from clmeta.cli import main
 from clmeta.config import RunConfig
+from clmeta.runner import _load
 
 QUICK = ["-s", "tasks=2", "-s", "steps_per_task=20", "-m", "hidden=8"]
 
@@ -83,6 +85,42 @@ def test_a_finished_run_is_replaced_only_when_told(cli, tmp_path):
     assert summary.read_text() != before
 
 
+def test_finished_runs_of_other_options_are_not_taken_for_ones_own(cli, tmp_path):
+    assert cli("run", *QUICK, "-o", "out")[0] == 0
+    summary = tmp_path / "out" / "seed-0" / "summary.json"
+    before = summary.read_text()
+    code, out, err = cli("run", *QUICK, "--eta", "0.5", "-o", "out", "--skip-finished")
+    assert code == 1
+    assert "out/seed-0': holds a finished run of other options; pass --overwrite" in err
+    assert out == ""
+    assert summary.read_text() == before
+    assert cli("run", *QUICK, "--threads", "2", "-o", "out", "--skip-finished")[0] == 0
+    assert summary.read_text() == before
+    both = ("--skip-finished", "--overwrite")
+    assert cli("run", *QUICK, "--eta", "0.5", "-o", "out", *both)[0] == 0
+    assert RunConfig.from_file(summary.parent).eta == 0.5
+
+
+def test_a_run_is_repeated_only_on_the_data_that_it_saw(cli, tmp_path):
+    draw = np.random.default_rng(0)
+
+    def write(count):
+        x, y = draw.integers(0, 256, (count, 6, 6), dtype=np.uint8), np.arange(count) % 3
+        np.savez("data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+        _load.cache_clear()
+
+    write(30)
+    assert cli("run", *QUICK, "--dataset", "data.npz", "-o", "one")[0] == 0
+    assert cli("run", "-c", "one/seed-0", "-o", "two")[0] == 0
+    write(33)
+    code, _, err = cli("run", "-c", "one/seed-0", "-o", "three")
+    assert code == 2
+    assert "dataset='data.npz': is not the data that the run saw" in err
+    assert "n_train 30 then, 33 now" in err and err.count("\n") == 1
+    assert not (tmp_path / "three").exists()
+    assert cli("run", "-c", "one/seed-0", "--dataset", "data.npz", "-o", "three")[0] == 0
+
+
 def test_different_methods_get_different_folders_by_themselves(cli, tmp_path):
     for more in (["--meta", "none"], ["--eta", "1e-2"], ["--eta", "2e-2"], ["-s", "epochs=1"]):
         assert cli("run", "-s", "tasks=1", "-s", "batch_size=200", "--no-evaluate", *more)[0] == 0
@@ -108,6 +146,7 @@ BAD = [
     (["-s", "tasks"], "stream-option='tasks': write name=value"),
     (["--dataset", "nowhere.npz"], "dataset='nowhere.npz'"),
     (["--dataset", "mnist", "--no-download"], "mnist"),
+    (["--stream", "input-permuted-mnist", *QUICK, "--no-download"], "mnist"),
     (["--base", "adamx"], "base='adamx': unknown rule; did you mean 'adam'"),
     (["--blocks", "a=hidden;b=hidden.0"], "in block 'a' already"),
     (["--blocks", "a=hidden"], "parameters in no block: output.weight"),

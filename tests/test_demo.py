@@ -7,8 +7,11 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from clmeta.config import RunConfig
 from clmeta.demo import ALPHA0, BEST_FIXED, demo_jobs, run_demo
+from clmeta.errors import RunFolderError
 
 
 def test_the_demo_compares_what_it_says():
@@ -42,3 +45,7 @@ def test_the_demo_ends_with_table_folders_and_figures(tmp_path, monkeypatch, cap
     run_demo(tmp_path / "demo", seeds=(0,), processes=1)
     assert [os.stat(f"{folder}/summary.json").st_mtime_ns for folder in folders] == before
     assert all(os.path.exists(figure) for figure in figures)
+    other = RunConfig(stream_options={"tasks": 2, "steps_per_task": 50})
+    monkeypatch.setattr("clmeta.demo.SETTING", other)
+    with pytest.raises(RunFolderError, match="finished run of other options; pass --overwrite"):
+        run_demo(tmp_path / "demo", seeds=(0,), processes=1)
