@@ -69,6 +69,7 @@ class StepSizeRecorder(SupervisedPlugin):
         self.test_stream = test_stream
         self._own = Prequential()
         self._task: int | None = None
+        self._strategy: Any = None
         RunFolder(folder).check_free(overwrite)
 
     @staticmethod
@@ -101,7 +102,7 @@ class StepSizeRecorder(SupervisedPlugin):
         task = own_task(strategy.experience)
         if self._task is not None and task != self._task:
             self._end_task(strategy)
-        self._task = task
+        self._task, self._strategy = task, strategy
 
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Keep the step sizes that this iteration uses."""
@@ -135,8 +136,8 @@ class StepSizeRecorder(SupervisedPlugin):
                 "StepSizeRecorder.of(strategy)",
             )
         if self._task is not None:
-            self._recorder.end_task(self._task)
-            self._task = None
+            self._end_task(self._strategy)
+        self._strategy = None
         self._recorder.close(summary)
 
     def __enter__(self) -> StepSizeRecorder:
@@ -155,7 +156,7 @@ class StepSizeRecorder(SupervisedPlugin):
 
     def __getstate__(self) -> dict[str, Any]:
         # A run folder is held by one process: a copy opens it again when it trains.
-        return {**self.__dict__, "_recorder": None, "_task": None}
+        return {**self.__dict__, "_recorder": None, "_task": None, "_strategy": None}
 
     def _end_task(self, strategy: Any) -> None:
         assert self._recorder is not None and self._task is not None

@@ -30,6 +30,7 @@ from clmeta.strategies import (
     StepSizeRecorder,
     learn_online,
 )
+from clmeta.strategies.recording import test_accuracy as measure
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in IGNORED]
 
@@ -148,13 +149,15 @@ def test_single_sample_experiences_belong_to_their_task(tmp_path):
     )
     folder = tmp_path / "run"
     with StepSizeRecorder(folder, test_stream=benchmark.test_stream) as recorder:
-        build("Naive", model, meta_optimize(model), [recorder]).train(single, shuffle=False)
+        strategy = build("Naive", model, meta_optimize(model), [recorder])
+        strategy.train(single, shuffle=False)
     assert trajectory(folder).task.tolist() == [0] * 8 + [1] * 8
     tasks = pd.read_parquet(folder / "tasks.parquet")
     assert tasks.steps.tolist() == [8, 8]
-    assert 0 <= tasks.test_accuracy[0] <= 1
     # Nothing says that the last sub-experience is the last one: its task ends with `close`.
-    assert math.isnan(tasks.test_accuracy[1])
+    assert tasks.test_accuracy.between(0, 1).all()
+    after = measure(strategy, benchmark.test_stream[1])
+    assert tasks.test_accuracy[1] == pytest.approx(after)
     assert len(list((folder / "trajectory").glob("part-*"))) == 2
 
 
