@@ -80,7 +80,7 @@ def results_table(rows: Mapping[str, RowRuns]) -> pd.DataFrame:
         scale = ["accuracy", "low", "high", "gain", "gain_low", "gain_high"]
         table[scale] *= 100
         for column, shown in _responses(row).items():
-            table[column] = table["method"].map(shown).fillna("")
+            table[column] = [shown.get(method, "") for method in table["method"]]
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
 
@@ -110,15 +110,18 @@ def _interval(low: float, high: float, sign: str = "") -> str:
 def _responses(row: RowRuns) -> dict[str, dict[str, str]]:
     """Column to method to text."""
     keys = ["method", "block", "run"]
+    ends = end_over_start(row.adaptive).rename(columns={"ratio": "end_over_start"})
+    shown = {"end_over_start": _per_block(ends, "end_over_start", True, "{:.3g}")}
+    if row.runs["task"].nunique() < 2:
+        return {"rise": {}, "steps_to_peak": {}, **shown}
     response = switch_response(row.adaptive)
     response["rise"] = np.log(response["rise"])
     per_run = response.groupby(keys, observed=True)[["rise", "steps_to_peak"]].mean().reset_index()
     per_run["rise"] = np.exp(per_run["rise"])
-    ends = end_over_start(row.adaptive).rename(columns={"ratio": "end_over_start"})
     return {
         "rise": _per_block(per_run, "rise", True, "{:.2f}"),
         "steps_to_peak": _per_block(per_run, "steps_to_peak", False, "{:.0f}"),
-        "end_over_start": _per_block(ends, "end_over_start", True, "{:.3g}"),
+        **shown,
     }
 
 

@@ -39,12 +39,11 @@ class _Set:
 class CompiledPath(MaskedPath):
     """`MaskedPath` through ``torch.compile``; blocks finer than tensors go its way."""
 
+    remade = ("sets",)
+
     def __init__(self, optimizer: MetaOptimize, rule: Rule, granularity: str | None) -> None:
         super().__init__(optimizer, rule, granularity)
         self.sets: dict[tuple[Any, ...], _Set] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "sets": {}}  # compiled programs are made again
 
     def step(self) -> None:
         """One update of every block with a gradient."""

@@ -66,6 +66,8 @@ class Hessian:
 class CurvedPath(MaskedPath):
     """Steps of all blocks with curvature; gradients must come with their graph."""
 
+    remade = ("_dg",)
+
     def __init__(
         self, optimizer: MetaOptimize, rule: Rule, granularity: str | None, hessian: Hessian
     ) -> None:
@@ -81,6 +83,14 @@ class CurvedPath(MaskedPath):
         self.hessian = hessian
         self.noise = torch.Generator(optimizer.sizes.beta.device).manual_seed(hessian.seed)
         self._dg: dict[Tensor, Tensor] = {}
+
+    def saved(self) -> dict[str, Any]:
+        """Where the random signs stand."""
+        return {"noise": self.noise.get_state()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on with the random signs."""
+        self.noise.set_state(saved["noise"].cpu())
 
     def _prepare(self, active: list[Any], z: Tensor) -> None:
         """Change of every gradient along gamma h; marks z of blocks where it is not finite."""

@@ -47,9 +47,15 @@ def meta_vectors(
         low, high = -math.inf, math.inf
         values, label = alpha, "alpha0"
         if kind == "alpha":
-            low = map_.start("alpha_min", alpha_min) if alpha_min else low
-            high = map_.start("alpha_max", alpha_max) if alpha_max not in (None, high) else high
+            low = _bound(map_, "alpha_min", alpha_min, low)
+            high = _bound(map_, "alpha_max", alpha_max, high)
             require(low < high, "alpha_min", alpha_min, "must lie below alpha_max")
+            for value in alpha.values():
+                inside = (alpha_min is None or alpha_min <= value) and (
+                    alpha_max is None or value <= alpha_max
+                )
+                mend = f"must lie between alpha_min={alpha_min} and alpha_max={alpha_max}"
+                require(inside, "alpha0", value, mend)
         else:
             first = weight_decay if kind == "weight_decay" else getattr(base, kind)
             values, label = layout.given(kind, first), kind
@@ -58,3 +64,10 @@ def meta_vectors(
         parts.append((beta, *(torch.full_like(beta, number) for number in numbers)))
     beta, etas, lows, highs = (torch.cat(part) for part in zip(*parts, strict=True))
     return beta, etas, lows, highs, layout.spread(alpha)
+
+
+def _bound(map_: Map, argument: str, value: float | None, none: float) -> float:
+    """Bound of beta for one of the step size; ``none`` where there is none, or it is never met."""
+    if value is None or value == none or value <= map_.low:
+        return none
+    return map_.start(argument, value)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from clmeta._path import Path
 from clmeta.errors import bad
 from clmeta.rules import Rule
 
@@ -97,11 +98,13 @@ class Block:
             self.h += slot.pieces.get("h", [])
 
 
-class ListPath:
+class ListPath(Path):
     """Steps of all blocks on the CPU with ``torch._foreach`` calls (equations.md, section 4)."""
 
+    remade = ("slots", "blocks")
+
     def __init__(self, optimizer: MetaOptimize, rule: Rule) -> None:
-        self.optimizer = optimizer
+        super().__init__(optimizer)
         self.rule = rule
         self.slots: dict[Tensor, Slot] = {}
         self.blocks: dict[int, Block] = {}

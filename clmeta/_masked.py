@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from clmeta._lists import state_dtype, usable_grad
+from clmeta._path import Path
 from clmeta.blocks import fine_shape
 from clmeta.rules import Rule
 
@@ -42,11 +43,11 @@ def pieces(p: Tensor) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, p.shape[0], rows)]
 
 
-class MaskedPath:
+class MaskedPath(Path):
     """Steps of all blocks, tensor by tensor, without reading from the device."""
 
     def __init__(self, optimizer: MetaOptimize, rule: Rule, granularity: str | None) -> None:
-        self.optimizer = optimizer
+        super().__init__(optimizer)
         self.rule = rule
         self.granularity = granularity
 

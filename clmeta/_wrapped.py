@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clmeta._lists import state_dtype, usable_grad
+from clmeta._path import Path
 from clmeta.errors import bad
 
 if TYPE_CHECKING:
@@ -54,12 +56,32 @@ def build(factory: Factory, groups: list[dict[str, Any]]) -> torch.optim.Optimiz
     return inner
 
 
-class WrappedPath:
+#: Entries of an inner group that are ours and not the inner optimiser's settings.
+OURS = ("params", "lr")
+
+
+class WrappedPath(Path):
     """Steps of all blocks by an inner torch optimiser that shares this one's state."""
 
     def __init__(self, optimizer: MetaOptimize, factory: Factory) -> None:
-        self.optimizer = optimizer
+        super().__init__(optimizer)
         self.inner = build(factory, optimizer.param_groups)
+
+    def saved(self) -> dict[str, Any]:
+        """The inner optimiser's kind and its groups' settings, some of which change as it runs."""
+        groups = [
+            {key: value for key, value in group.items() if key not in OURS}
+            for group in self.inner.param_groups
+        ]
+        return {"inner": type(self.inner).__qualname__, "groups": copy.deepcopy(groups)}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Give the inner groups the saved settings. Raises BadArgument for another optimiser's."""
+        mine = type(self.inner).__qualname__
+        if saved["inner"] != mine:
+            bad("state_dict base", saved["inner"], f"this optimiser wraps {mine}; make it alike")
+        for group, settings in zip(self.inner.param_groups, saved["groups"], strict=True):
+            group.update(copy.deepcopy(settings))
 
     def _share(self) -> None:
         """Inner groups and state follow ours, whatever was swapped, grown or loaded since."""

@@ -80,12 +80,12 @@ def best(
     """
     chosen = METRICS.get(metric, "metric")
     frame = _frame(folders, option, chosen, where or {})
-    tune, report = _seeds(frame, tune_seeds, report_seeds)
-    found = [
-        _choose(group, str(method), option, chosen, tune, report, level)
-        for method, group in frame.groupby("method", sort=False)
-        if group["key"].nunique() > 1
-    ]
+    _seeds(frame, tune_seeds, report_seeds)  # of all methods, to find seeds that no run has
+    found = []
+    for method, group in frame.groupby("method", sort=False):
+        if group["key"].nunique() > 1:
+            tune, report = _seeds(group, tune_seeds, report_seeds, strict=False)
+            found.append(_choose(group, str(method), option, chosen, tune, report, level))
     require(len(found) > 0, "option", option, "no method has runs with two values of it")
     return found
 
@@ -129,12 +129,18 @@ def _frame(
 
 
 def _seeds(
-    frame: pd.DataFrame, tune: Sequence[int] | None, report: Sequence[int] | None
+    frame: pd.DataFrame,
+    tune: Sequence[int] | None,
+    report: Sequence[int] | None,
+    strict: bool = True,
 ) -> tuple[list[int], list[int]]:
+    """Seeds to choose and to report on, out of those that the frame's runs have."""
     known = sorted({int(seed) for seed in frame["seed"]})
     for name, seeds in (("tune_seeds", tune), ("report_seeds", report)):
         missing = sorted(set(seeds or ()) - set(known))
-        require(not missing, name, missing, f"no run has these seeds; there are {known}")
+        require(
+            not (missing and strict), name, missing, f"no run has these seeds; there are {known}"
+        )
     if tune is None and report is None:
         return known, known
     if tune is None:

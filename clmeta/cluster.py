@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from clmeta._memory import GIB
 from clmeta.chunk_work import Told, do_chunk
 from clmeta.chunks import PRIVATE, Chunk
 from clmeta.errors import BadArgument, ClmetaError, bad
@@ -46,6 +47,8 @@ def minutes(text: Any) -> int:
     days, first, middle, last = (int(part or 0) for part in match.groups())
     if match[1] and not match[2]:  # days-hours
         return days * 1440 + middle * 60
+    if match[1] and match[4] is None:  # days-hours:minutes
+        return days * 1440 + first * 60 + middle
     if match[2] and match[4] is None:  # minutes:seconds
         return first + (middle > 0)
     return days * 1440 + first * 60 + middle + (last > 0)
@@ -105,6 +108,7 @@ class ClusterLauncher:
         timeout = minutes(given.pop("time", MINUTES))
         self.cluster = cluster
         self.at_a_time = int(given["array_parallelism"])
+        self.memory: int | None = None
         try:
             submitit = importlib.import_module("submitit")
         except ModuleNotFoundError:
@@ -114,6 +118,8 @@ class ClusterLauncher:
             folder = output / PRIVATE / "tasks" / "%j"
             self.executor = submitit.AutoExecutor(folder=folder.absolute(), cluster=cluster)
             self.executor.update_parameters(timeout_min=timeout, **named)
+            if "mem_gb" in given:
+                self.memory = int(float(given["mem_gb"]) * GIB)
         except (RuntimeError, ValueError, NameError, TypeError) as error:
             said = str(error).strip().splitlines()
             mend = "use it where sbatch and srun are, with options that submitit knows"

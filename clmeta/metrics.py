@@ -66,7 +66,9 @@ def last_task_accuracy(folder: RunFolder) -> float:
 
 @metric("loss", higher=False, share=False)
 def loss(folder: RunFolder) -> float:
-    """Mean loss over all steps, each before its update (nats)."""
+    """Mean loss over all steps, each before its update (nats); NaN if one of them was not finite."""
+    import numpy as np
     import pandas as pd
 
-    return float(pd.read_parquet(folder.trajectory, columns=["loss"])["loss"].mean())
+    losses = pd.read_parquet(folder.trajectory, columns=["loss"])["loss"].to_numpy(np.float64)
+    return float(losses.mean()) if np.isfinite(losses).all() else math.nan

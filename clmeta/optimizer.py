@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from clmeta._curved import CurvedPath, Hessian
 from clmeta._groups import make_groups
 from clmeta._lists import ListPath, state_dtype
 from clmeta._masked import MaskedPath
+from clmeta._path import Path
 from clmeta._stepsizes import StepSizes
 from clmeta._wrapped import WrappedPath
 from clmeta.blocks import FINE, Blocks
@@ -52,11 +52,12 @@ class MetaOptimize(torch.optim.Optimizer):
         gamma: discount, in [0, 1]; 1 for stationary problems, 0.999 for non-stationary ones.
         weight_decay: kappa, decoupled.
         alpha_min, alpha_max: bounds of every step size, or None. For ``"node"`` and ``"weight"``
-            None means 1e-4 and 1e2 times alpha0; pass 0 and ``math.inf`` for none.
+            None means 1e-4 and 1e2 times the group's alpha0; pass 0 and ``math.inf`` for none.
         nonfinite: what a withheld update does. A gradient or meta-gradient that is not finite
             never reaches weights or step sizes. ``"raise"``: an error at the next point where
             values are read (``step_sizes``, ``check_finite``, ``state_dict``); ``"skip"``: the
-            step is skipped and counted in ``withheld``.
+            step is skipped and counted in ``withheld``. On an accelerator a wrapped torch optimiser
+            cannot be stopped without waiting: it sees a gradient of zero, its weights are put back.
         hessian: ``"free"`` as above, or second derivatives in the trace: ``"exact"``,
             ``"diagonal"``, or a ``clmeta.Hessian`` with options. Then call
             ``loss.backward(create_graph=True)``, and ``zero_grad()`` after each step to let the
@@ -96,7 +97,8 @@ class MetaOptimize(torch.optim.Optimizer):
         check_numbers(numbers)
         require(nonfinite in NONFINITE, "nonfinite", nonfinite, f"must be one of {NONFINITE}")
         self.granularity = blocks if isinstance(blocks, str) and blocks in FINE else None
-        self.bounds = check_bounds(alpha0, alpha_min, alpha_max, fine=self.granularity is not None)
+        self.bounds = (alpha_min, alpha_max)
+        check_bounds(alpha0, alpha_min, alpha_max, fine=self.granularity is not None)
         self.nonfinite = nonfinite
         meta_rule = None if isinstance(meta, str) and meta == "none" else as_rule(meta, "meta")
         base_is_rule = isinstance(base, str | Rule) or (
@@ -136,7 +138,7 @@ class MetaOptimize(torch.optim.Optimizer):
             approximation=approximation,
             compile=compile,
         )
-        self._path: ListPath | MaskedPath | WrappedPath
+        self._path: Path
         if rule is None:
             self._path = WrappedPath(self, base)  # type: ignore[arg-type]
         elif hessian.kind != "free":
@@ -148,13 +150,11 @@ class MetaOptimize(torch.optim.Optimizer):
         else:
             self._path = MaskedPath(self, rule, self.granularity)
 
-    def beta_bounds(self, group: dict[str, Any]) -> tuple[float | None, float | None]:
-        """Bounds of beta = log alpha."""
-        low, high = self.bounds
-        return (
-            math.log(low) if low else None,
-            math.log(high) if high is not None and math.isfinite(high) else None,
-        )
+    def beta_bounds(self, group: dict[str, Any]) -> tuple[float | None, float]:
+        """Bounds of a block's beta = log alpha; above, alpha is always kept finite."""
+        low, high = check_bounds(group["alpha0"], *self.bounds, fine=self.granularity is not None)
+        largest = math.log(torch.finfo(self.sizes.beta.dtype).max) - 1
+        return math.log(low) if low else None, min(math.log(high), largest) if high else largest
 
     # ---- reading -------------------------------------------------------------------------
 
@@ -234,6 +234,8 @@ class MetaOptimize(torch.optim.Optimizer):
         if "lr" in group:
             bad("lr", group["lr"], "a block's first step size is called alpha0")
         check_numbers({name: group.get(name, self.defaults[name]) for name in NUMBERS})
+        alpha0 = group.get("alpha0", self.defaults["alpha0"])
+        check_bounds(alpha0, *self.bounds, fine=self.granularity is not None)
         name = group.setdefault("name", f"group{len(self.param_groups)}")
         require(name not in self.block_names, "name", name, "a block has this name; choose another")
         defaults, self.defaults = self.defaults, {n: self.defaults[n] for n in NUMBERS}
@@ -263,8 +265,7 @@ class MetaOptimize(torch.optim.Optimizer):
             {**group, "lr": group["lr"].clone()} for group in saved["param_groups"]
         ]
         saved["meta"] = {**self.sizes.state_dict(), "config": dict(self._config)}
-        if isinstance(self._path, CurvedPath):
-            saved["meta"]["noise"] = self._path.noise.get_state()
+        saved["meta"]["path"] = self._path.saved()
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -285,8 +286,7 @@ class MetaOptimize(torch.optim.Optimizer):
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "meta"})
         self._restore_precision(state_dict)
         self.sizes.load_state_dict(state_dict["meta"])
-        if isinstance(self._path, CurvedPath):
-            self._path.noise.set_state(state_dict["meta"]["noise"].cpu())
+        self._path.restore(state_dict["meta"]["path"])
         self._bind()
 
     def _restore_precision(self, saved: dict[str, Any]) -> None:
@@ -302,10 +302,6 @@ class MetaOptimize(torch.optim.Optimizer):
         mine = ("sizes", "granularity", "bounds", "nonfinite", "_config", "_path")
         state = dict(super().__getstate__())
         state.update({key: self.__dict__[key] for key in mine})
-        path = copy.copy(self._path)
-        if isinstance(path, ListPath):  # views of weights: made again at the next step
-            path.slots, path.blocks = {}, {}
-        state["_path"] = path
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

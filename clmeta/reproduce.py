@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clmeta.best import best
+from clmeta.config import RunConfig
 from clmeta.protocol import ROWS, figure_4
 from clmeta.registry import Registry
 from clmeta.runfolder import write_atomically
@@ -58,8 +59,14 @@ def reproduce_figure_4(
     spec = figure_4(bases, seeds, **options)
     folder = Path(output)
     result = SweepCommand(spec, folder / "runs", processes=processes).run()
-    marked = Path(str(options.get("dataset", "cifar100"))).stem == "cifar100"
-    return report(folder, bases, result, published=marked)
+    return report(folder, bases, result, published=_as_published(spec.configs()[0]))
+
+
+def _as_published(config: RunConfig) -> bool:
+    """Whether the published curves are of the same experiment: CIFAR100, all of ten tasks of ten."""
+    options = config.stream_options
+    length = (options.get("tasks"), options.get("classes_per_task"), options.get("steps_per_task"))
+    return Path(config.dataset).stem == "cifar100" and length == (10, 10, None)
 
 
 def report(folder: Path, bases: Sequence[str], result: SweepResult, *, published: bool) -> Report:

@@ -105,6 +105,28 @@ def test_each_method_gets_its_own_choice_and_where_selects(sweep):
     assert "sgd" in only.method
 
 
+def test_a_method_with_fewer_seeds_is_judged_on_its_own(sweep):
+    for alpha0, score in ((1e-4, 0.3), (1e-3, 0.4)):
+        for seed in (0, 1):
+            write_run(sweep, score, base="lion", alpha0=alpha0, seed=seed)
+    chosen = {choice.seeds: choice.value for choice in best(sweep)}
+    assert chosen == {4: 1e-3, 2: 1e-3}
+
+
+def test_a_run_that_diverged_has_no_loss_to_win_with(tmp_path):
+    for alpha0, loss in ((1e-4, 1.6), (1e30, 1.5)):
+        config = RunConfig(meta="none", alpha0=alpha0)
+        recorder = Recorder(tmp_path / config.key(), ["all"], config=config.to_dict())
+        for step in range(3):
+            recorder.record(0, math.nan if step and alpha0 > 1 else loss, 0.0, [alpha0])
+        recorder.end_task(0)
+        recorder.close({})
+        recorder.folder.release()
+    (choice,) = best(tmp_path, metric="loss")
+    assert choice.value == 1e-4
+    assert any("left out" in warning for warning in choice.warnings)
+
+
 def test_other_metrics_and_other_options(sweep):
     assert best(sweep, metric="test_accuracy")[0].mean == pytest.approx(0.6075 / 2)
     assert best(sweep, metric="last_task_accuracy")[0].mean == pytest.approx(0.6075)

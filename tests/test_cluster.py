@@ -24,7 +24,15 @@ SLURM = Path(__file__).parent / "slurm" / "one_node.sh"
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(90, 90), ("90", 90), ("0:30", 1), ("1:30:00", 90), ("2-12:00:00", 3600), ("1-6", 1800)],
+    [
+        (90, 90),
+        ("90", 90),
+        ("0:30", 1),
+        ("1:30:00", 90),
+        ("2-12:00:00", 3600),
+        ("2-12:30", 3630),
+        ("1-6", 1800),
+    ],
 )
 def test_times_are_slurm_s(text, expected):
     assert minutes(text) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 
@@ -59,3 +60,24 @@ def test_another_optimisers_state_is_refused():
         optimizer.load_state_dict(MetaOptimize([w], blocks="tensor").state_dict())
     with pytest.raises(BadArgument, match="state_dict base"):
         optimizer.load_state_dict(MetaOptimize([w], "sgd").state_dict())
+
+
+def wrapping(make, **settings):
+    w = nn.Parameter(torch.ones(2))
+    return w, MetaOptimize([w], functools.partial(make, **settings))
+
+
+def test_settings_of_a_wrapped_optimiser_are_saved_and_restored():
+    w, optimizer = wrapping(torch.optim.AdamW, betas=(0.5, 0.6))
+    w.grad = torch.ones(2)
+    optimizer.step()
+    _, other = wrapping(torch.optim.AdamW)
+    other.load_state_dict(optimizer.state_dict())
+    assert other._path.inner.param_groups[0]["betas"] == (0.5, 0.6)
+
+
+def test_another_wrapped_optimisers_state_is_refused():
+    _, optimizer = wrapping(torch.optim.AdamW)
+    _, other = wrapping(torch.optim.SGD, momentum=0.9)
+    with pytest.raises(BadArgument, match="state_dict base='AdamW': this optimiser wraps SGD"):
+        other.load_state_dict(optimizer.state_dict())

@@ -12,7 +12,7 @@ import pytest
 from clmeta import BadArgument
 from clmeta.analysis.published import ACCURACY, QUANTITIES, published_curves
 from clmeta.protocol import ROWS, figure_4
-from clmeta.reproduce import EXPERIMENTS
+from clmeta.reproduce import EXPERIMENTS, _as_published
 
 
 def test_adamw_alone_is_two_adaptive_and_nine_fixed_methods_with_five_seeds():
@@ -83,6 +83,28 @@ def small_protocol(monkeypatch, tmp_path):
     images = make.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     np.savez(path, x_train=images, y_train=labels, x_test=images[:8], y_test=labels[:8])
     return path
+
+
+def test_one_task_leaves_a_table_without_switches(small_protocol, tmp_path):
+    options = {"dataset": str(small_protocol), "tasks": 1, "classes_per_task": 4}
+    report = EXPERIMENTS.get("figure-4")(tmp_path / "out", ["adamw"], [0], processes=1, **options)
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert table["rise"].isna().all()
+    assert table["end_over_start"].notna().sum() == 2
+    assert "figure-8.png" not in {path.name for path in report.files}
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({}, True),
+        ({"dataset": "photos.npz"}, False),
+        ({"tasks": 5, "classes_per_task": 20}, False),
+        ({"steps_per_task": 100}, False),
+    ],
+)
+def test_published_curves_stand_beside_the_same_experiment_only(options, same):
+    assert _as_published(figure_4(**options).configs()[0]) is same
 
 
 def test_one_call_leaves_runs_table_and_figures(small_protocol, tmp_path):

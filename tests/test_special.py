@@ -260,3 +260,31 @@ def test_special_cases_are_listed_by_name():
     assert SPECIAL.names() == ["fixed", "hypergradient", "idbd", "scalar-sgd", "xu"]
     with pytest.raises(BadArgument, match="additive, multiplicative"):
         hypergradient(curved, zeros(4), form="relative")
+
+
+def test_additive_step_sizes_can_be_held_at_zero():
+    """Gradients that flip their sign push a step size down, and through zero without a bound."""
+    lowest = {}
+    for bound in (None, 0.0):
+        optimiser = hypergradient(
+            lambda params, sign: sign * params["w"].sum(),
+            {"w": torch.zeros(2, dtype=torch.float64)},
+            alpha0=0.01,
+            eta=0.1,
+            form="additive",
+            alpha_min=bound,
+        )
+        seen = []
+        for step in range(6):
+            optimiser.step((-1.0) ** step)
+            seen.append(min(optimiser.step_sizes().values()))
+        lowest[bound] = min(seen)
+    assert lowest[None] < 0
+    assert lowest[0.0] == 0
+
+
+def test_a_first_step_size_outside_its_bounds_is_refused():
+    with pytest.raises(BadArgument, match=r"alpha0=0\.01: must lie between alpha_min=0\.1"):
+        hypergradient(
+            lambda params: params["w"].sum(), {"w": torch.zeros(2)}, alpha0=0.01, alpha_min=0.1
+        )
