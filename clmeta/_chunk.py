@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clmeta._batched import NotBatchable
 from clmeta._lockstep import Lockstep, Segment
-from clmeta._program import Program, denormals_flushed
+from clmeta._program import Program
 from clmeta._stacked import Stacked
 from clmeta.config import FACTS, RunConfig
 from clmeta.errors import ClmetaError
@@ -129,16 +129,25 @@ class Chunk:
         """Do all runs; number of each to its error, or None if it finished."""
         program, learners = self.program, []
         ends: dict[int, BaseException | None] = {}
-        with denormals_flushed(), contextlib.ExitStack() as stack:
-            for (index, config, folder), prepared in zip(self.runs, self.prepared, strict=True):
-                content = {**config.to_dict(), "method": config.method, FACTS: prepared.facts()}
-                names = prepared.optimizer.block_names
-                recorder = Recorder(folder, names, config=content, overwrite=self.overwrite)
-                stack.enter_context(recorder)
+        with contextlib.ExitStack() as stack:
+            started = []
+            for row, ((index, _, folder), prepared) in enumerate(
+                zip(self.runs, self.prepared, strict=True)
+            ):
+                try:
+                    recorder = stack.enter_context(self._recorder(folder, prepared))
+                except (ClmetaError, OSError) as error:
+                    ends[index] = error
+                    continue
+                started.append(row)
                 named = dict(prepared.model.named_parameters())
                 learnt: list[Tensor] = [named[name] for name in program.network.names]
                 prepared.model.train()
                 learners.append(Learner(index, folder, prepared, recorder, learnt))
+            if not learners:
+                return ends
+            if ends:
+                program.keep(started)
             feed = Lockstep([learner.prepared.stream for learner in learners])
             self.prepared = []
             for segment in feed:
@@ -157,6 +166,12 @@ class Chunk:
                     feed.keep(going)
                     program.keep(going)
         return ends
+
+    def _recorder(self, folder: Path, prepared: Prepared) -> Recorder:
+        config = prepared.config
+        content = {**config.to_dict(), "method": config.method, FACTS: prepared.facts()}
+        names = prepared.optimizer.block_names
+        return Recorder(folder, names, config=content, overwrite=self.overwrite)
 
     def _after(
         self, row: int, learner: Learner, segment: Segment, losses: Any, shares: Any, alphas: Any

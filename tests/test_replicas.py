@@ -195,6 +195,28 @@ def test_a_folder_that_cannot_be_written_ends_its_learner_alone(tmp_path, monkey
     assert len(trajectory(folders[1])) == 50
 
 
+def test_a_folder_that_cannot_be_made_ends_its_learner_alone(tmp_path):
+    """The others of its batch, and the batches after it, train."""
+    (tmp_path / "taken").write_text("a file is in the way")
+    folders = [tmp_path / "good", tmp_path / "taken", tmp_path / "fine", tmp_path / "later"]
+    configs = [*(config(seed=seed) for seed in range(3)), config(base="lion", alpha0=1e-4)]
+    with pytest.raises(ReplicasFailed, match="1 of 4 runs failed") as caught:
+        run_replicas(configs, folders)
+    assert list(caught.value.errors) == [1]
+    assert isinstance(caught.value.errors[1], RunFolderError)
+    for number in (0, 2, 3):
+        run(configs[number], tmp_path / f"alone-{number}")
+        assert_same_run(folders[number], tmp_path / f"alone-{number}")
+
+
+def test_no_folder_that_can_be_made_is_told_for_each_run(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.write_text("a file is in the way")
+    with pytest.raises(ReplicasFailed, match="2 of 2 runs failed"):
+        run_replicas([config(seed=0), config(seed=1)], folders)
+
+
 def test_an_interrupt_keeps_what_was_recorded(tmp_path):
     folders = [tmp_path / "a", tmp_path / "b"]
 
