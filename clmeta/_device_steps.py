@@ -82,7 +82,7 @@ class DeviceSteps:
         beta, calls, withheld, first, culprits = counts
         adaptive = s.meta is not None
         products = [arrays[-1] * g if adaptive else g for g, arrays in packs]
-        parts = torch.stack([x.flatten(1).sum(1) for x in products], 1).to(beta.dtype)
+        parts = torch.stack([x.reshape(len(x), -1).sum(1) for x in products], 1).to(beta.dtype)
         z = torch.zeros_like(beta).scatter_add(1, s.block, parts)
         ok = torch.isfinite(z).all(1, keepdim=True)
         is_first = ~ok[:, 0] & (first < 0)

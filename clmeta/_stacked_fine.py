@@ -75,7 +75,7 @@ class FineSteps:
             if s.h:
                 z = fine_z[i][place]
                 z += product.sum_to_size(z.shape)
-            parts[place[0], i] += product.flatten(1).sum(1)
+            parts[place[0], i] += product.reshape(len(product), -1).sum(1)
         z = s.by_block(parts)
         ok = torch.isfinite(z).all(1, keepdim=True)
         s.note(z, ok)
@@ -110,6 +110,6 @@ class FineSteps:
     def _show(self) -> None:
         """alpha for display: the geometric mean of the step sizes of each tensor."""
         s = self.stacked
-        means = torch.stack([beta.flatten(1).mean(1) for beta in self.beta], 1)
+        means = torch.stack([beta.reshape(len(beta), -1).mean(1) for beta in self.beta], 1)
         s.beta.scatter_(1, s.block, means.to(s.beta.dtype))
         torch.exp(s.beta, out=s.alpha)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from replica_parts import assert_same_run, both, config
+from replica_parts import assert_same_run, both, config, trajectory
 from torch import nn
 
-from clmeta._program import ReplicaWarning
+from clmeta._device_steps import DeviceSteps
+from clmeta._lockstep import Lockstep
+from clmeta._program import Program, ReplicaWarning
 from clmeta.replicas import run_replicas
-from clmeta.runner import run
+from clmeta.runner import prepare, run
 
 
 class Holding(nn.Module):
@@ -40,6 +43,22 @@ class Bursting(nn.Module):
 
     def forward(self, x):
         return self.output(x.flatten(1)) * torch.inf
+
+
+class Scaled(nn.Module):
+    """A network with a parameter that is a single number, of no dimension unless told."""
+
+    def __init__(self, input_shape, n_classes, shape=()):
+        super().__init__()
+        self.output = nn.Linear(int(np.prod(input_shape)), n_classes)
+        self.scale = nn.Parameter(torch.ones(tuple(shape)))
+
+    def forward(self, x):
+        return self.scale * self.output(x.flatten(1))
+
+
+def scaled(**options):
+    return config(**{"model": f"{__name__}:Scaled", "model_options": {}, **options})
 
 
 def holding(held, **options):
@@ -83,3 +102,27 @@ def test_gradients_that_cannot_be_compared_are_not_trusted(tmp_path):
         run_replicas(configs, folders)
     for folder in folders:
         assert json.loads((folder / "summary.json").read_text())["withheld"] == 200
+
+
+@pytest.mark.parametrize("blocks", ["scalar", "node", "weight"])
+def test_a_parameter_of_no_dimension_learns_as_one_of_a_single_entry(blocks, tmp_path):
+    options = {"blocks": blocks, "alpha0": 1e-4}
+    folders = []
+    for shape in ([], [1]):
+        configs = [scaled(seed=s, model_options={"shape": shape}, **options) for s in (0, 1)]
+        folders += [[tmp_path / f"{len(shape)}-{seed}" for seed in (0, 1)]]
+        run_replicas(configs, folders[-1])
+    for none, one in zip(*folders, strict=True):
+        pd.testing.assert_frame_equal(trajectory(none), trajectory(one))
+
+
+def test_a_parameter_of_no_dimension_in_the_step_of_accelerators():
+    prepared = [prepare(scaled(seed=seed, eta=1e-2)) for seed in (0, 1)]
+    tiled, whole = Program(prepared), Program(prepared)
+    whole.steps = DeviceSteps(whole.stacked)
+    (segment, *_) = Lockstep([p.stream for p in prepared])
+    for program in (tiled, whole):
+        program.run(segment)
+    torch.testing.assert_close(tiled.stacked.alpha, whole.stacked.alpha, rtol=1e-5, atol=0)
+    for a, b in zip(tiled.stacked.w, whole.stacked.w, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
