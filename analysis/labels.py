@@ -33,8 +33,9 @@ def identity(config: Mapping[str, Any], ignore: Iterable[str] = ()) -> dict[str,
 
 
 def seed_of(config: Mapping[str, Any]) -> int | None:
-    """The run's seed, wherever it stands in the config."""
-    for key, value in flatten(config).items():
+    """The run's own seed, or one that stands deeper in the config, such as the stream's."""
+    flat = flatten(config)
+    for key, value in {"seed": flat.get("seed"), **flat}.items():
         if key.split(".")[-1] == "seed" and isinstance(value, int):
             return value
     return None

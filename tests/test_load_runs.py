@@ -22,6 +22,7 @@ from clmeta.analysis import (
     method_labels,
     summary_table,
 )
+from clmeta.analysis.labels import seed_of
 from clmeta.analysis.load import kept_rows
 from clmeta.errors import BadArgument, RunFolderError
 from clmeta.recorder import Recorder
@@ -172,6 +173,13 @@ def test_two_runs_share_a_label_if_and_only_if_only_their_seeds_differ(configs) 
         for other, other_label in zip(configs, labels, strict=True):
             same = {**one, "seed": 0} == {**other, "seed": 0}
             assert (label == other_label) == same
+
+
+def test_a_runs_own_seed_comes_before_that_of_its_stream() -> None:
+    stream = {"tasks": 2, "seed": 7}
+    assert seed_of({"stream_options": stream, "seed": 3}) == 3
+    assert seed_of({"stream_options": stream}) == 7
+    assert seed_of({"stream_options": {"tasks": 2}}) is None
 
 
 @given(arrays(np.float64, st.integers(1, 50), elements=st.floats(0, 1)))
