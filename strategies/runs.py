@@ -15,6 +15,7 @@ from avalanche.core import SupervisedPlugin
 from torch import nn
 
 from clmeta import MetaOptimize
+from clmeta.strategies.backward import backward
 from clmeta.strategies.online import Online
 from clmeta.strategies.plain import OnlineResult, _Tally, accuracy
 from clmeta.strategies.plugins import KeepOptimizerState, MetaOptimizePlugin
@@ -47,6 +48,7 @@ def learn_with(
         model, optimizer, stream, recorder, on_progress, evaluate: as in `plain.learn_online`.
     """
     strategy_class, options, plugins = made
+    strategy_class = _keeping_graphs(strategy_class)
     watch = _Watch(stream, optimizer, recorder, on_progress, evaluate)
     keep = MetaOptimizePlugin() if isinstance(optimizer, MetaOptimize) else KeepOptimizerState()
     if not issubclass(strategy_class, Online):
@@ -68,6 +70,16 @@ def learn_with(
     tally = watch.tally
     tally.report(stream.n_tasks - 1)
     return OnlineResult(tally.steps, tally.accuracy(), tally.shares, watch.test_accuracy)
+
+
+def _keeping_graphs(strategy_class: Any) -> Any:
+    """The strategy with a backward pass that an optimiser with a Hessian can go on from."""
+
+    class Curved(strategy_class):
+        def backward(self) -> None:
+            backward(self.loss, self.optimizer)
+
+    return strategy_class if issubclass(strategy_class, Online) else Curved
 
 
 @contextmanager

@@ -38,6 +38,16 @@ def test_a_run_with_the_exact_hessian_moves_step_sizes_differently(tmp_path):
     assert RunFolder(tmp_path / "exact").config["method"] == "sgd/adam scalar, exact Hessian"
 
 
+@pytest.mark.parametrize("strategy", ["er-ace", "der"])
+def test_strategies_with_a_loop_of_their_own_do_such_runs(tmp_path, strategy):
+    options = {"strategy": strategy, "strategy_options": {"mem_size": 10, "batch_size_mem": 2}}
+    for hessian in ("free", "exact", "diagonal"):
+        run(dataclasses.replace(SMALL, hessian=hessian, **options), tmp_path / hessian)
+    free, exact, diagonal = (alphas(tmp_path / h) for h in ("free", "exact", "diagonal"))
+    assert exact["all"] != pytest.approx(free["all"], rel=1e-6)
+    assert diagonal["all"] != pytest.approx(exact["all"], rel=1e-6)
+
+
 def test_replicas_do_such_runs_one_by_one_and_say_so(tmp_path):
     config = dataclasses.replace(SMALL, hessian="exact")
     run(config, tmp_path / "alone")
