@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 
 import torch
 
 from clmeta._lockstep import Lockstep
+from clmeta._memory import GIB, available_bytes
 from clmeta._program import Program, rules_of
 from clmeta.config import RunConfig
 from clmeta.runner import Prepared, prepare
@@ -20,6 +20,9 @@ DEFAULT = 16
 WORTH_MEASURING = 50_000
 #: Share of the memory there is that learners may take.
 SHARE = 0.5
+#: Memory taken for that of a machine that cannot be asked: of its CPUs' task, of its device.
+ELSEWHERE = 4 * GIB
+ELSEWHERE_ON_DEVICE = 16 * GIB
 
 
 def learner_bytes(prepared: Prepared) -> int:
@@ -51,27 +54,32 @@ def learner_bytes(prepared: Prepared) -> int:
     return numbers * (3 + slots + (meta is not None)) + 4 * outputs
 
 
-def available_bytes(device: torch.device) -> int:
-    """Memory that is free now, on the device or the host."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def most_that_fit(prepared: Prepared, memory: int | None, most: int) -> int:
+    """As many learners as fit into their share of ``memory`` bytes (None: not known), to ``most``.
+
+    One is always let try.
+    """
+    if memory is None:
+        return most
+    return min(most, max(1, int(SHARE * memory / learner_bytes(prepared))))
 
 
-def choose_chunk(configs: Sequence[RunConfig], total_steps: int) -> int:
+def choose_chunk(configs: Sequence[RunConfig], total_steps: int, processes: int = 1) -> int:
     """The number of learners at a time for which a step of one takes least.
 
     Args:
         configs: the runs of one group.
         total_steps: of all of them together.
+        processes: that train so many each at the same time, on one device or host.
 
     Raises:
         NotBatchable: as the batched program does.
     """
     prepared = prepare(configs[0])
     device = prepared.optimizer.alpha.device
-    most = max(1, int(SHARE * available_bytes(device) / learner_bytes(prepared)))
-    most = min(most, len(configs))
+    memory = available_bytes(device if device.type == "cuda" else torch.device("cpu"))
+    each = None if memory is None else memory // processes
+    most = most_that_fit(prepared, each, len(configs))
     if device.type != "cpu":
         return most  # more learners only fill the device better
     if total_steps < WORTH_MEASURING or most <= CANDIDATES[0]:

@@ -143,8 +143,12 @@ class _Worker:
                 failed = error.errors
             except RunFolderError as error:
                 failed = dict.fromkeys(range(len(runs)), error)
-            except Exception:
-                pass  # whose error it is shows when each runs by itself
+            except Exception as error:
+                # Whose error it is shows when each runs by itself; the batch's own (memory that
+                # does not suffice) shows here only.
+                line = f"{type(error).__name__}: {error}".splitlines()[0]
+                note = f"{len(missing)} runs go one by one: {line}"
+                self.tell(Told(self.number, "note", error=note))
         for warning in noted:
             self.tell(Told(self.number, "note", error=str(warning.message)))
         for number, run in enumerate(runs):

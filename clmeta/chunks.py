@@ -6,7 +6,6 @@ So a chunk, once planned, is written down, and a sweep that starts again does th
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
@@ -101,32 +100,6 @@ def sweep_runs(output: Path, configs: Sequence[RunConfig]) -> list[SweepRun]:
     return [SweepRun(config, folder) for folder, config in reversed(runs.items())]
 
 
-def most_together(configs: Sequence[RunConfig], *, measure: bool = True) -> int:
-    """How many runs of one group to train at a time; 1 if their network cannot be batched.
-
-    Args:
-        configs: runs that differ in `MAY_DIFFER` only.
-        measure: find it by a short measurement on this machine, which will train them.
-    """
-    from clmeta._batched import NotBatchable
-    from clmeta._chunk_size import choose_chunk
-    from clmeta._program import Program
-    from clmeta.runner import prepare
-
-    config = configs[0] if measure else dataclasses.replace(configs[0], device="cpu")
-    if config.strategy != "plain" or len(configs) == 1:
-        return 1
-    most = MOST if configs[0].device == "cpu" else MOST_ON_DEVICE
-    try:
-        prepared = prepare(config)
-        Program([prepared])
-        if measure:
-            most = min(most, choose_chunk(configs, len(prepared.stream) * len(configs)))
-    except NotBatchable:
-        return 1
-    return most
-
-
 def plan(
     output: Path,
     runs: Sequence[SweepRun],
@@ -134,8 +107,11 @@ def plan(
     at_a_time: int,
     chunk: int | None = None,
     measure: bool = True,
+    memory: int | None = None,
 ) -> list[Chunk]:
     """Chunks that hold every unfinished run, those planned before unchanged.
+
+    Only chunks larger than ``chunk``, planned before by another size, are planned anew.
 
     Call it while no other process plans in the same folder (`clmeta.claims`).
 
@@ -144,20 +120,26 @@ def plan(
         runs: all runs.
         at_a_time: chunks that will be done at the same time; a group of runs that can train
             together is spread over as many.
-        chunk: runs a chunk where they can train together; None: as `most_together` says.
-        measure: passed on to it.
+        chunk: most runs of a chunk, where they can train together; None: as
+            `clmeta.replicas.learners_at_a_time` says.
+        measure, memory: passed on to it.
 
     Raises:
         RunFolderError: if the plan cannot be read or written.
     """
+    from clmeta.replicas import learners_at_a_time
+
     file = output / PRIVATE / "chunks.json"
     by_name = {run.name: run for run in runs}
-    # A chunk size asked for holds for all that is still to be done.
-    before = [] if chunk is not None else _read(file)
+    written: list[list[str]] = []
     kept: list[list[str]] = []
     waiting = {run.name: run for run in runs if not run.finished}
-    for names in before:
-        if all(name in by_name for name in names) and any(name in waiting for name in names):
+    for names in _read(file):
+        to_do = all(name in by_name for name in names) and any(name in waiting for name in names)
+        if to_do and chunk is not None and len(names) > chunk:
+            continue  # a chunk size asked for holds for all that is still to be done
+        written.append(names)
+        if to_do:
             kept.append(names)
             for name in names:
                 waiting.pop(name, None)
@@ -169,17 +151,22 @@ def plan(
     added: list[list[str]] = []
     for group_runs in groups.values():
         configs = [run.config for run in group_runs]
-        most = most_together(configs, measure=measure and chunk is None)
+        most = learners_at_a_time(
+            configs,
+            chunk=chunk,
+            processes=min(at_a_time, len(waiting)),
+            measure=measure,
+            memory=memory,
+        )
         if chunk is None:
-            most = min(most, math.ceil(len(group_runs) / at_a_time))
-        elif most > 1:
-            most = chunk
+            bound = MOST if configs[0].device == "cpu" else MOST_ON_DEVICE
+            most = min(most, bound, math.ceil(len(group_runs) / at_a_time))
         count = math.ceil(len(group_runs) / most)
         bounds = [round(i * len(group_runs) / count) for i in range(count + 1)]
         names = [run.name for run in group_runs]
         added += [names[a:b] for a, b in itertools.pairwise(bounds)]
     if added:
-        _write(file, before + added)
+        _write(file, written + added)
     return [Chunk(tuple(by_name[name] for name in names), output) for names in kept + added]
 
 

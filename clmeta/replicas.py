@@ -6,6 +6,7 @@ recording, step sizes equal to rounding (tests/test_replicas.py). Figures are in
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -18,8 +19,8 @@ from typing import Any
 
 from clmeta._batched import NotBatchable
 from clmeta._chunk import Chunk
-from clmeta._chunk_size import choose_chunk
-from clmeta._program import ReplicaWarning, rules_of
+from clmeta._chunk_size import ELSEWHERE, ELSEWHERE_ON_DEVICE, choose_chunk, most_that_fit
+from clmeta._program import Program, ReplicaWarning, rules_of
 from clmeta.config import RunConfig
 from clmeta.errors import ClmetaError, RunFolderError, require
 from clmeta.runfolder import RunFolder
@@ -116,6 +117,46 @@ def run_replicas(
     if tally.errors:
         raise ReplicasFailed(tally.errors, paths)
     return paths
+
+
+def learners_at_a_time(
+    configs: Sequence[RunConfig],
+    *,
+    chunk: int | None = None,
+    processes: int = 1,
+    measure: bool = True,
+    memory: int | None = None,
+) -> int:
+    """How many of the runs to train at a time; 1 if their network cannot be batched.
+
+    Args:
+        configs: runs that may train together (see `run_replicas`).
+        chunk: how many, if they can be batched at all; None: found out.
+        processes: on this machine that train so many each at the same time.
+        measure: find it by a short measurement on this machine, which will train them; otherwise
+            all for which the memory is predicted to suffice.
+        memory: bytes of the host that one process may take on the machine that trains, where
+            nothing is measured; None: a modest guess, as for a GPU's memory.
+
+    Raises:
+        BadArgument: for a config that cannot work.
+    """
+    measure = measure and chunk is None
+    config = configs[0] if measure else dataclasses.replace(configs[0], device="cpu")
+    if config.strategy != "plain" or len(configs) == 1:
+        return 1
+    prepared = prepare(config)
+    try:
+        Program([prepared])
+        if measure:
+            return choose_chunk(configs, len(prepared.stream) * len(configs), processes)
+    except NotBatchable:
+        return 1
+    if chunk is not None:
+        return chunk
+    if configs[0].device != "cpu":
+        memory = ELSEWHERE_ON_DEVICE
+    return most_that_fit(prepared, ELSEWHERE if memory is None else memory, len(configs))
 
 
 def _group(prepared: Prepared) -> Hashable:
@@ -223,4 +264,11 @@ class _Tally:
             self.due = time.monotonic() + REPORT_EVERY
 
 
-__all__ = ["ReplicaWarning", "ReplicasFailed", "ReplicasProgress", "RunFolderError", "run_replicas"]
+__all__ = [
+    "ReplicaWarning",
+    "ReplicasFailed",
+    "ReplicasProgress",
+    "RunFolderError",
+    "learners_at_a_time",
+    "run_replicas",
+]

@@ -29,6 +29,8 @@ class Launcher(Protocol):
     at_a_time: int
     #: Whether chunks are done on this machine, so that measurements here hold for them.
     here: bool
+    #: Bytes of its host that each chunk may take, where they are done elsewhere and that is known.
+    memory: int | None
 
     def __call__(self, chunks: Sequence[Chunk], tell: OnEvent) -> object:
         """Do the chunks; returns when all have ended."""
@@ -42,6 +44,7 @@ class LocalLauncher:
     """
 
     here = True
+    memory: int | None = None
 
     def __init__(self, processes: int | None = None) -> None:
         self.at_a_time = processes or cores()
@@ -191,6 +194,7 @@ class _Sweep:
                 at_a_time=self.launcher.at_a_time,
                 chunk=chunk,
                 measure=self.launcher.here,
+                memory=self.launcher.memory,
             )
 
     def _held(self, chunk: Chunk) -> bool:

@@ -113,7 +113,7 @@ def test_killed_at_a_random_moment_and_started_again_it_ends_as_undisturbed(
     time.sleep(random.uniform(0, 0.5))
     kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert here(SPEC, tmp_path, chunk=None).failed == {}
+    assert here(SPEC, tmp_path).failed == {}
     assert_same(undisturbed, tmp_path)
 
 
@@ -125,7 +125,7 @@ def test_killed_between_the_ends_of_two_runs_of_a_chunk_the_others_round_as_befo
     (lost.folder / "summary.json").unlink()
     kept = _runs(tmp_path)[0].folder / "summary.json"
     stamp = kept.stat().st_mtime_ns
-    here(SPEC, tmp_path, chunk=None)
+    here(SPEC, tmp_path)
     assert kept.stat().st_mtime_ns == stamp
     assert_same(undisturbed, tmp_path)
     assert len(find_runs(tmp_path)) == 8
@@ -190,7 +190,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, undisturbed, monk
     assert all("No space left" in error for error in result.failed.values())
     finished = trajectories(tmp_path)
     assert len(finished) + len(result.failed) == 8
-    assert here(SPEC, tmp_path, chunk=None).failed == {}
+    assert here(SPEC, tmp_path).failed == {}
     assert_same(undisturbed, tmp_path)
 
 
@@ -209,7 +209,7 @@ def test_a_disk_that_is_really_full_loses_nothing_that_was_finished(tmp_path, un
         kept = trajectories(disk)
         assert len(kept) + len(result.failed) == 8
         subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
-        assert here(SPEC, disk, chunk=None).failed == {}
+        assert here(SPEC, disk).failed == {}
         assert_same(undisturbed, disk)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
