@@ -203,7 +203,7 @@ class RunFolder:
                     self.release()
                     raise RunFolderError(
                         f"{self.path} is being written by another process, or by another recorder "
-                        "of this one: choose another folder"
+                        "of this one: close that one or choose another folder"
                     )
         except RunFolderError:
             raise

@@ -92,7 +92,7 @@ def test_a_loaded_recorder_keeps_what_the_old_one_wrote(tmp_path):
         recorder = StepSizeRecorder(folder)
         return online(model, [recorder]), recorder
 
-    strategy, _ = fresh()
+    strategy = fresh()[0]
     train(strategy, benchmark, tasks=2)
     save_checkpoint(strategy, tmp_path / "checkpoint.pkl")
     strategy, stale = maybe_load_checkpoint(fresh()[0], tmp_path / "checkpoint.pkl")[0], fresh()[1]
