@@ -109,7 +109,7 @@ def _interval(low: float, high: float, sign: str = "") -> str:
 
 def _responses(row: RowRuns) -> dict[str, dict[str, str]]:
     """Column to method to text."""
-    keys = ["method", "block", "run"]
+    keys = ["method", "block", "seed", "run"]
     ends = end_over_start(row.adaptive).rename(columns={"ratio": "end_over_start"})
     shown = {"end_over_start": _per_block(ends, "end_over_start", True, "{:.3g}")}
     if row.runs["task"].nunique() < 2:

@@ -124,6 +124,8 @@ class MaskedPath(Path):
     def _fine_z(self, g: Tensor, state: dict[str, Any]) -> Tensor:
         """<h, g> of each unit or weight, in beta's shape."""
         h, z = state["h"], torch.empty_like(state["beta"])
+        if h.dim() == 0:
+            return h * g
         for part in pieces(h) if h.device.type == "cpu" else [slice(None)]:
             z[part] = (h[part] * g[part]).sum_to_size(z[part].shape)
         return z

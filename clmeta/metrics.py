@@ -66,7 +66,7 @@ def last_task_accuracy(folder: RunFolder) -> float:
 
 @metric("loss", higher=False, share=False)
 def loss(folder: RunFolder) -> float:
-    """Mean loss over all steps, each before its update (nats); NaN if one of them was not finite."""
+    """Mean loss over all steps, each before its update (nats); NaN if one was not finite."""
     import numpy as np
     import pandas as pd
 

@@ -63,7 +63,7 @@ def reproduce_figure_4(
 
 
 def _as_published(config: RunConfig) -> bool:
-    """Whether the published curves are of the same experiment: CIFAR100, all of ten tasks of ten."""
+    """Whether the published curves are of this experiment: CIFAR100, all of ten tasks of ten."""
     options = config.stream_options
     length = (options.get("tasks"), options.get("classes_per_task"), options.get("steps_per_task"))
     return Path(config.dataset).stem == "cifar100" and length == (10, 10, None)

@@ -49,3 +49,17 @@ def test_a_users_rule_may_return_its_old_state_as_direction():
 def test_options_of_another_kind_are_refused(rule, options, message):
     with pytest.raises(BadArgument, match=message):
         rule(**options)
+
+
+@pytest.mark.parametrize("blocks", ["scalar", "node", "weight"])
+def test_a_weight_of_no_dimension_is_a_weight_like_others(blocks):
+    seen = []
+    for shape in ((), (1,)):
+        w = nn.Parameter(torch.ones(shape))
+        optimizer = MetaOptimize([w], "sgd", "sgd", blocks, alpha0=0.1, eta=0.1)
+        for _ in range(3):
+            w.grad = w.detach().clone()
+            optimizer.step()
+        seen.append((w.item(), list(optimizer.step_sizes().values())))
+    assert seen[0] == seen[1]
+    assert seen[0][0] < 1
