@@ -35,10 +35,10 @@ def write(old: Tensor, new: Tensor, ok: Tensor) -> None:
         old.copy_(torch.where(ok, new.to(old.dtype), old))
 
 
-def pieces(p: Tensor) -> list[slice]:
+def pieces(p: Tensor) -> list[Any]:
     """A tensor's first dimension in slices of about `PIECE` numbers."""
     if p.dim() == 0 or p.numel() <= PIECE:
-        return [slice(None)]
+        return [...]
     rows = max(1, PIECE // (p.numel() // p.shape[0]))
     return [slice(start, start + rows) for start in range(0, p.shape[0], rows)]
 
@@ -124,9 +124,7 @@ class MaskedPath(Path):
     def _fine_z(self, g: Tensor, state: dict[str, Any]) -> Tensor:
         """<h, g> of each unit or weight, in beta's shape."""
         h, z = state["h"], torch.empty_like(state["beta"])
-        if h.dim() == 0:
-            return h * g
-        for part in pieces(h) if h.device.type == "cpu" else [slice(None)]:
+        for part in pieces(h) if h.device.type == "cpu" else [...]:
             z[part] = (h[part] * g[part]).sum_to_size(z[part].shape)
         return z
 
@@ -141,7 +139,7 @@ class MaskedPath(Path):
     ) -> None:
         """One parameter with a step size per unit or weight; on the CPU piece by piece."""
         cut = p.device.type == "cpu" and type(self)._move is MaskedPath._move
-        parts = pieces(p) if cut else [slice(None)]
+        parts = pieces(p) if cut else [...]
         numbers = group["gamma"], group["weight_decay"]
         count = state["step"].clone()
         for part in parts:
