@@ -16,6 +16,14 @@ import torch
 from torch import Tensor, fx
 
 aten = torch.ops.aten
+VIEWS = (
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.view.default,
+    aten.unsqueeze.default,
+    aten.expand.default,
+    aten.alias.default,
+)
 
 
 class CannotCompile(Exception):
@@ -62,9 +70,12 @@ class Fused:
 
 
 def _compile(program: fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
+    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
 
-    compiled: Any = compile_fx(program, list(examples))
+    # By default a long expression that is used twice, such as dw, is written to memory between.
+    with config.patch(realize_opcount_threshold=10_000, realize_reads_threshold=10_000):
+        compiled: Any = compile_fx(program, list(examples))
     return compiled
 
 
@@ -86,7 +97,8 @@ def split(traced: fx.GraphModule, count: int) -> tuple[fx.GraphModule, fx.GraphM
     ``second`` takes all inputs and then what ``first`` returns.
     """
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
-    scalar = set(inputs[:count])
+    constants = {node for node in traced.graph.nodes if node.op == "get_attr"}
+    scalar = {*inputs[:count], *constants}
     for node in traced.graph.nodes:
         sources = node.all_input_nodes
         pure = node.op == "call_function" and not _changes(node)
@@ -97,39 +109,48 @@ def split(traced: fx.GraphModule, count: int) -> tuple[fx.GraphModule, fx.GraphM
     for node in traced.graph.nodes:
         if node in scalar and (node.op != "placeholder" or node in inputs[:count]):
             copies[node] = first.node_copy(node, lambda n: copies[n])
-    needed = [
-        node
-        for node in traced.graph.nodes
-        if node in scalar
-        and node.op != "placeholder"
-        and any(user not in scalar for user in node.users)
-    ]
-    inverses = {n for n in needed if any(_divides(user, n) for user in n.users)}
-    results = [copies[n] for n in needed]
-    results += [
-        first.call_function(aten.reciprocal.default, (copies[n],)) for n in needed if n in inverses
-    ]
-    first.output(results)
+    # A view of a result is no work: only the result itself is handed on.
+    for node in reversed(list(traced.graph.nodes)):
+        if node in scalar and node.target in VIEWS and _outside(node, scalar):
+            scalar.remove(node)
+    needed, inverses = [], []
+    for node in traced.graph.nodes:
+        users = _outside(node, scalar)
+        if node in scalar and node.op == "call_function" and users:
+            divisions = [user for user in users if _divides(user, node)]
+            inverses += [node] if divisions else []
+            needed += [node] if len(divisions) < len(users) else []
+    first.output(
+        [copies[node] for node in needed]
+        + [first.call_function(aten.reciprocal.default, (copies[node],)) for node in inverses]
+    )
     second = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
     for node in inputs:
         made[node] = second.node_copy(node)
     for i, node in enumerate(needed):
         made[node] = second.placeholder(f"scalar_{i}")
-    inverse = {n: second.placeholder(f"inverse_{i}") for i, n in enumerate(needed) if n in inverses}
+    inverse = {node: second.placeholder(f"inverse_{i}") for i, node in enumerate(inverses)}
     for node in traced.graph.nodes:
-        if node in made or node in scalar:
+        if node in made or (node in scalar and node not in constants):
             continue
-        made[node] = second.node_copy(node, lambda n: made[n])
         divisor = node.args[1] if node.target is aten.div.Tensor else None
         if divisor in inverse:
-            made[node].target = aten.mul.Tensor
-            made[node].args = (made[node].args[0], inverse[divisor])
+            product = (made[node.args[0]], inverse[divisor])
+            made[node] = second.call_function(aten.mul.Tensor, product)
+        else:
+            made[node] = second.node_copy(node, lambda n: made[n])
     return fx.GraphModule(traced, first), fx.GraphModule(traced, second)
 
 
+def _outside(node: fx.Node, scalar: set[fx.Node]) -> list[fx.Node]:
+    return [user for user in node.users if user not in scalar]
+
+
 def _divides(user: fx.Node, node: fx.Node) -> bool:
-    return user.target is aten.div.Tensor and user.args[1] is node
+    """Whether a node divides another tensor by ``node``."""
+    by_it = user.target is aten.div.Tensor and user.args[1] is node
+    return by_it and isinstance(user.args[0], fx.Node) and user.args[0] is not node
 
 
 def _changes(node: fx.Node) -> bool:
