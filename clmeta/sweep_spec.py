@@ -24,6 +24,16 @@ SECTIONS = ("output", "seeds", "run", "grid", "runs", "slurm")
 Grid = Mapping[str, Sequence[Any]]
 
 
+def _with_own_data(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A preset brings the data set that it was made for, unless one is named."""
+    if "dataset" in options or "stream" not in options:
+        return options
+    from clmeta.streams import preset_dataset
+
+    dataset = preset_dataset(options["stream"])
+    return options if dataset is None else {**options, "dataset": dataset}
+
+
 @dataclass(frozen=True)
 class SweepSpec:
     """Every combination of the grid's values, for each method of a list, for each seed.
@@ -60,7 +70,7 @@ class SweepSpec:
             shared = merged(self.options, own)
             for values in itertools.product(*grid.values()):
                 options = merged(shared, dict(zip(grid, values, strict=True)))
-                config = RunConfig.from_dict(options)
+                config = RunConfig.from_dict(_with_own_data(options))
                 seeds = self.seeds or [config.seed]
                 configs += [dataclasses.replace(config, seed=seed) for seed in seeds]
         return list(dict.fromkeys(configs))

@@ -127,3 +127,9 @@ def test_bad_input_is_one_line_and_trains_nothing(tmp_path, words, said, capsys)
     assert said in error
     assert "\n" not in error
     assert not list(tmp_path.rglob("summary.json"))
+
+
+def test_a_preset_brings_its_own_data_unless_other_data_is_named():
+    preset = {"stream": "input-permuted-mnist"}
+    assert [c.dataset for c in SweepSpec(preset).configs()] == ["mnist"]
+    assert [c.dataset for c in SweepSpec({**preset, "dataset": "digits"}).configs()] == ["digits"]
