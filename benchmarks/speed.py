@@ -93,6 +93,9 @@ def optimiser_ways(which: str, times: int, device: str) -> dict[str, Any]:
     ways = {
         FUSED: made(lambda named: torch.optim.AdamW([p for _, p in named], fused=True)),
         "torch.optim.AdamW()": made(lambda named: torch.optim.AdamW([p for _, p in named])),
+        "torch.optim.AdamW(foreach=True)": made(
+            lambda named: torch.optim.AdamW([p for _, p in named], foreach=True)
+        ),
         "transcription, adamw": made(lambda named: Transcription([[p for _, p in named]])),
     }
     for base in PAIRS:
