@@ -12,7 +12,7 @@ from clmeta.best import best
 from clmeta.config import RunConfig
 from clmeta.protocol import ROWS, figure_4
 from clmeta.registry import Registry
-from clmeta.runfolder import write_atomically
+from clmeta.runfolder import RunFolder, write_atomically
 from clmeta.sweep import SweepResult
 from clmeta.sweep_command import SweepCommand
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from clmeta.analysis.reproduction import RowRuns
 
 EXPERIMENTS: Registry[Callable[..., Report]] = Registry("experiment")
-#: Steps between two points of a figure's curve.
-EVERY = 25
+#: Points of a curve in the shortest task; peaks are found among them.
+POINTS = 200
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,20 @@ def _row(base: str, result: SweepResult) -> tuple[RowRuns, list[str]]:
     for run in mine:
         if run.config.meta != "none":
             parts.setdefault(names[str(run.config.blocks)], []).append(run)
-    runs = load_runs(*(run.folder for part in parts.values() for run in part), every=EVERY)
+    folders = [run.folder for part in parts.values() for run in part]
+    runs = load_runs(*folders, every=_every(folders[0]))
     method_of = {run.folder.name: label for label, part in parts.items() for run in part}
     runs["method"] = _relabel(runs["run"], method_of, list(parts))
     notes = [f"{base}, alpha0={choice.value:g}: {warning}" for warning in choice.warnings]
     return RowRuns(ROWS.get(base).published, label, runs), notes
+
+
+def _every(folder: Path) -> int:
+    """Steps between two points: 1 in short tasks, 25 in the paper's of 5,000."""
+    import pandas as pd
+
+    shortest = int(pd.read_parquet(RunFolder(folder).tasks_file)["steps"].min())
+    return max(1, shortest // POINTS)
 
 
 def _relabel(runs: Any, method_of: dict[str, str], order: list[str]) -> Any:

@@ -71,11 +71,17 @@ class ClassTasks:
         each = data.n_classes // tasks if classes_per_task is None else classes_per_task
         needed = tasks * max(each, 1)
         if needed > data.n_classes:
+            most = data.n_classes // max(each, 1)
+            if most == 0:
+                mend = (
+                    f"{data.name} has {data.n_classes} classes in all; use at most as many a task"
+                )
+                bad("classes_per_task", each, mend)
             bad(
                 "tasks",
                 tasks,
                 f"{tasks} tasks of {max(each, 1)} classes need {needed} classes, but {data.name} "
-                f"has {data.n_classes}; use at most {data.n_classes // max(each, 1)} tasks, or "
+                f"has {data.n_classes}; use at most {most} tasks, or "
                 "fewer classes_per_task",
             )
         if head == "shared" and each < 2:

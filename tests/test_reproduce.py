@@ -12,7 +12,7 @@ import pytest
 from clmeta import BadArgument
 from clmeta.analysis.published import ACCURACY, QUANTITIES, published_curves
 from clmeta.protocol import ROWS, figure_4
-from clmeta.reproduce import EXPERIMENTS, _as_published
+from clmeta.reproduce import EXPERIMENTS, _as_published, _every
 
 
 def test_adamw_alone_is_two_adaptive_and_nine_fixed_methods_with_five_seeds():
@@ -128,3 +128,10 @@ def test_one_call_leaves_runs_table_and_figures(small_protocol, tmp_path):
     assert len(stamps) == 8
     EXPERIMENTS.get("figure-4")(folder, ["adamw"], [0, 1], processes=1, **options)
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+@pytest.mark.parametrize(("steps", "every"), [(5000, 25), (400, 2), (30, 1)])
+def test_peaks_are_looked_for_at_every_step_of_short_tasks(tmp_path, steps, every):
+    tasks = pd.DataFrame({"task": [0, 1], "steps": [steps, 2 * steps]})
+    tasks.to_parquet(tmp_path / "tasks.parquet")
+    assert _every(tmp_path) == every

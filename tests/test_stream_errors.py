@@ -95,3 +95,8 @@ def test_a_task_without_test_images_is_refused():
     lopsided = ArrayData(X, torch.arange(40) % 4, X[:10], torch.zeros(10))
     with pytest.raises(BadArgument, match="has no test images"):
         abrupt_classes(lopsided, 2)
+
+
+def test_tasks_of_more_classes_than_there_are_name_the_classes():
+    with pytest.raises(BadArgument, match=r"classes_per_task=20: digits has 10 classes in all"):
+        abrupt_classes(load_dataset("digits"), tasks=2, classes_per_task=20)
