@@ -2,6 +2,7 @@
 
 import warnings
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -15,7 +16,7 @@ with warnings.catch_warnings():
     from avalanche.training import supervised
     from avalanche.training.plugins import EvaluationPlugin
 
-from clmeta.strategies import MetaOptimizePlugin
+from clmeta.strategies import MetaOptimizePlugin, Online
 
 #: Warnings of Avalanche 0.6 and torch about their own code.
 IGNORED = (
@@ -133,3 +134,18 @@ def copied(optimizer, p):
 def train(strategy, benchmark, tasks=None):
     for experience in list(benchmark.train_stream)[:tasks]:
         strategy.train(experience, shuffle=False)
+
+
+def trajectory(folder):
+    return pd.read_parquet(folder / "trajectory")
+
+
+def evaluator(*metrics, loggers=()):
+    plugin = silent()
+    plugin.metrics, plugin.loggers = list(metrics), list(loggers)
+    return plugin
+
+
+def online(model, plugins=(), **options):
+    optimizer = options.pop("optimizer", None) or meta_optimize(model)
+    return Online(model=model, optimizer=optimizer, plugins=list(plugins), **options)

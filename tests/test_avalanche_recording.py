@@ -12,19 +12,20 @@ from avalanche_parts import (
     ManyHeads,
     Spy,
     build,
+    evaluator,
     growing,
     meta_optimize,
     mlp,
+    online,
     permuted,
-    silent,
     train,
+    trajectory,
 )
 
 from clmeta import BadArgument, NonFiniteError, RunFolderError
 from clmeta.recorder import Recorder
 from clmeta.runfolder import RunFolder
 from clmeta.strategies import (
-    Online,
     PrequentialAccuracy,
     StepSizeMetric,
     StepSizeRecorder,
@@ -33,21 +34,6 @@ from clmeta.strategies import (
 from clmeta.strategies.recording import test_accuracy as measure
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in IGNORED]
-
-
-def trajectory(folder):
-    return pd.read_parquet(folder / "trajectory")
-
-
-def evaluator(*metrics, loggers=()):
-    plugin = silent()
-    plugin.metrics, plugin.loggers = list(metrics), list(loggers)
-    return plugin
-
-
-def online(model, plugins=(), **options):
-    optimizer = options.pop("optimizer", None) or meta_optimize(model)
-    return Online(model=model, optimizer=optimizer, plugins=list(plugins), **options)
 
 
 # ---- the recorder ----------------------------------------------------------------------------

@@ -12,12 +12,14 @@ from avalanche_parts import (
     GrowingNet,
     build,
     copied,
+    evaluator,
     growing,
     meta_optimize,
     mlp,
+    online,
     permuted,
-    silent,
     train,
+    trajectory,
     weights,
 )
 
@@ -35,21 +37,6 @@ from clmeta.strategies import (
 from clmeta.strategies.registry import COMMON
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in IGNORED]
-
-
-def trajectory(folder):
-    return pd.read_parquet(folder / "trajectory")
-
-
-def evaluator(*metrics, loggers=()):
-    plugin = silent()
-    plugin.metrics, plugin.loggers = list(metrics), list(loggers)
-    return plugin
-
-
-def online(model, plugins=(), **options):
-    optimizer = options.pop("optimizer", None) or meta_optimize(model)
-    return Online(model=model, optimizer=optimizer, plugins=list(plugins), **options)
 
 
 # ---- checkpoints -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from avalanche_parts import IGNORED
 
 from clmeta import BadArgument, MetaOptimize
 from clmeta.config import RunConfig
@@ -15,6 +16,7 @@ from clmeta.runner import run
 from clmeta.strategies.plain import learn_online
 from clmeta.streams import load_dataset, permuted_inputs
 
+pytestmark = [pytest.mark.filterwarnings(text) for text in IGNORED]
 SMALL = RunConfig(
     stream_options={"tasks": 2, "steps_per_task": 15},
     model_options={"hidden": [8]},
