@@ -17,6 +17,7 @@ from torch import Tensor
 from clmeta._fuse import CannotCompile, Fused
 from clmeta._lists import ListPath, usable_grad
 from clmeta._masked import MaskedPath
+from clmeta._stepsizes import meta_changes
 from clmeta.rules import Rule
 
 if TYPE_CHECKING:
@@ -175,13 +176,7 @@ class CompiledPath(MaskedPath):
             return
         keep = torch.zeros_like(culprits).index_fill(0, owner, True) & ok
         low, high = self.optimizer.beta_bounds(self.optimizer.param_groups[0])
-        u, state_after = meta.update(z, meta_state, t + 1)
-        moved = beta - eta * u
-        if low is not None or high is not None:
-            moved = torch.clamp(moved, low, high)
-        moved = torch.where(keep, moved, beta)
-        for name, after in state_after.items():
-            meta_state[name].copy_(torch.where(keep, after, meta_state[name]))
-        t.copy_(torch.where(keep, t + 1, t))
-        beta.copy_(moved)
-        alpha.copy_(moved.exp())
+        changes = meta_changes(meta, z, beta, meta_state, t + 1, eta, low, high)
+        for before, after in (*changes, (t, t + 1)):
+            before.copy_(torch.where(keep, after, before))
+        alpha.copy_(beta.exp())

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from clmeta import _ops as ops
+from clmeta._checks import HESSIANS
 from clmeta._forward import quiet_first_use
-from clmeta._masked import MaskedPath, write
+from clmeta._masked import MaskedPath
 from clmeta.errors import bad, require
 from clmeta.rules import Rule
 
 if TYPE_CHECKING:
     from clmeta.optimizer import MetaOptimize
 
-HESSIANS = ("free", "exact", "diagonal")
 TANGENT = "d_"
 
 
@@ -66,7 +67,7 @@ class Hessian:
 class CurvedPath(MaskedPath):
     """Steps of all blocks with curvature; gradients must come with their graph."""
 
-    remade = ("_dg",)
+    remade = ("_dg", "_averages")
 
     def __init__(
         self, optimizer: MetaOptimize, rule: Rule, granularity: str | None, hessian: Hessian
@@ -83,6 +84,7 @@ class CurvedPath(MaskedPath):
         self.hessian = hessian
         self.noise = torch.Generator(optimizer.sizes.beta.device).manual_seed(hessian.seed)
         self._dg: dict[Tensor, Tensor] = {}
+        self._averages: dict[Tensor, dict[str, Tensor]] = {}
 
     def saved(self) -> dict[str, Any]:
         """Where the random signs stand."""
@@ -117,11 +119,11 @@ class CurvedPath(MaskedPath):
                 grad_outputs=[v for _, v in kept],
                 allow_unused=True,
             )
-        self._dg = {}
+        self._dg, self._averages = {}, {}
         for (p, s, group), v, product in zip(members, along, products, strict=True):
             dg = torch.zeros_like(s["h"]) if product is None else product.detach().to(s["h"].dtype)
             if diagonal:
-                dg = self._smoothed(s, v * dg) * group["gamma"] * s["h"]
+                dg = self._smoothed(p, s, v * dg) * group["gamma"] * s["h"]
             self._dg[p] = dg
         for i, _, block in active:
             for p, _, _ in block:
@@ -131,31 +133,22 @@ class CurvedPath(MaskedPath):
         bits = torch.randint(0, 2, p.shape, generator=self.noise, device=p.device)
         return (2 * bits - 1).to(p.dtype)
 
-    def _smoothed(self, state: dict[str, Any], sample: Tensor) -> Tensor:
+    def _smoothed(self, p: Tensor, state: dict[str, Any], sample: Tensor) -> Tensor:
         """Diagonal after smoothing and clipping; the average moves on with the step."""
         decay = self.hessian.smoothing
         if decay:
             old = state.setdefault("curvature", torch.zeros_like(sample))
-            average = torch.lerp(old, sample, 1 - decay)
-            state["_curvature"] = average
-            sample = average / -torch.expm1(
-                (state["step"] + 1) * torch.log(sample.new_tensor(decay))
-            )
+            average = ops.ema(old, sample, decay)
+            self._averages[p] = {"curvature": average}
+            sample = average / ops.bias(decay, state["step"] + 1)
         if self.hessian.low is not None or self.hessian.high is not None:
             sample = torch.clamp(sample, self.hessian.low, self.hessian.high)
         return sample
 
-    def _move(
-        self,
-        p: Tensor,
-        g: Tensor,
-        state: dict[str, Any],
-        alpha: Tensor,
-        gamma: float,
-        kappa: float,
-        ok: Tensor,
-    ) -> None:
-        """The base update with its tangents, masked."""
+    def _direction(
+        self, p: Tensor, g: Tensor, state: dict[str, Any], gamma: float
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Direction and next state with their tangents along (dg, gamma X~)."""
         slots = self.rule.slots
         old = {name: state[name] for name in slots}
         tangents = {
@@ -166,14 +159,5 @@ class CurvedPath(MaskedPath):
         (u, new), (du, dnew) = torch.func.jvp(  # type: ignore[misc]
             lambda g, s: self.rule.update(g, s, t), (g.detach(), old), (self._dg[p], tangents)
         )
-        w = p.detach()
-        dw = -alpha * (u + kappa * w if kappa else u)
-        h = gamma * (1 - alpha * kappa) * state["h"] - alpha * du + dw
-        write(w, w + dw, ok)
-        write(state["h"], h, ok)
-        for name in slots:
-            write(state[name], new[name], ok)
-            write(state[TANGENT + name], dnew[name], ok)
-        if "_curvature" in state:
-            write(state["curvature"], state.pop("_curvature"), ok)
-        write(state["step"], t, ok)
+        moved = {TANGENT + name: x for name, x in dnew.items()}
+        return u, {**new, **moved, **self._averages.get(p, {})}, du

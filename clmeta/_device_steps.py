@@ -14,6 +14,7 @@ from torch import Tensor
 from clmeta._batched import Gradient, Outer
 from clmeta._fuse import Fused
 from clmeta._stacked import Stacked
+from clmeta._stepsizes import meta_changes
 
 
 class DeviceSteps:
@@ -109,14 +110,8 @@ class DeviceSteps:
         steps.copy_(torch.where(ok, count, steps))
         if s.meta is None:
             return
-        u, state_after = s.meta.update(z, meta_state, t + 1)
-        moved = beta - eta * u
-        if s.bounded:
-            moved = torch.clamp(moved, low, high)
         moves = s.active & ok
-        moved = torch.where(moves, moved, beta)
-        for name, after in state_after.items():
-            meta_state[name].copy_(torch.where(moves, after, meta_state[name]))
-        t.copy_(torch.where(moves, t + 1, t))
-        beta.copy_(moved)
-        alpha.copy_(moved.exp())
+        changes = meta_changes(s.meta, z, beta, meta_state, t + 1, eta, low, high)
+        for before, after in (*changes, (t, t + 1)):
+            before.copy_(torch.where(moves, after, before))
+        alpha.copy_(beta.exp())

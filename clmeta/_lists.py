@@ -168,17 +168,13 @@ class ListPath(Path):
         for (i, *_), total in zip(active, sums, strict=True):
             z[i] = total
         if not all(map(math.isfinite, sums)):
-            self.optimizer.withhold(torch.tensor(z, dtype=sizes.beta.dtype))
+            sizes.note_withheld(torch.tensor(z, dtype=sizes.beta.dtype), torch.tensor(True))
             return
         alphas = sizes.alpha.tolist()
         for i, group, block, grads in active:
             self._move(block, grads, alphas[i], group["gamma"], group["weight_decay"], adaptive)
         if adaptive:
-            keep = None
-            if len(active) < len(sizes):
-                keep = torch.zeros(len(sizes), dtype=torch.bool)
-                keep[[i for i, *_ in active]] = True
-            self.optimizer.meta_update(torch.tensor(z, dtype=sizes.beta.dtype), keep)
+            self.meta_update(torch.tensor(z, dtype=sizes.beta.dtype), [i for i, *_ in active])
 
     def _move(
         self,

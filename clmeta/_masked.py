@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clmeta._lists import state_dtype, usable_grad
 from clmeta._path import Path
+from clmeta._stepsizes import meta_changes
 from clmeta.blocks import fine_shape
 from clmeta.rules import Rule
 
@@ -74,7 +75,6 @@ class MaskedPath(Path):
     def step(self) -> None:
         """One update of every block with a gradient."""
         sizes = self.optimizer.sizes
-        device = sizes.beta.device
         adaptive = sizes.rule is not None
         z = torch.zeros_like(sizes.beta)
         fine_z: dict[Tensor, Tensor] = {}
@@ -98,7 +98,7 @@ class MaskedPath(Path):
             return
         self._prepare(active, z)
         ok = torch.isfinite(z).all()
-        self.optimizer.note(z, ~ok)
+        sizes.note_withheld(z, ~ok)
         for i, group, members in active:
             for p, g, state in members:
                 ok_here = ok.to(p.device)
@@ -110,13 +110,7 @@ class MaskedPath(Path):
             if self.granularity:
                 self._show(i, members)
         if adaptive and not self.granularity:
-            keep = torch.zeros(len(sizes), dtype=torch.bool, device=device)
-            if len(active) < len(sizes):
-                for i, *_ in active:
-                    keep[i] = ok
-            else:
-                keep = ok.expand(len(sizes))
-            self.optimizer.meta_update(z, keep)
+            self.meta_update(z, [i for i, *_ in active], ok)
 
     def _prepare(self, active: list[Any], z: Tensor) -> None:
         """What a step needs of all blocks at once; marks z where it is not finite."""
@@ -138,7 +132,7 @@ class MaskedPath(Path):
         ok: Tensor,
     ) -> None:
         """One parameter with a step size per unit or weight; on the CPU piece by piece."""
-        cut = p.device.type == "cpu" and type(self)._move is MaskedPath._move
+        cut = p.device.type == "cpu" and type(self)._direction is MaskedPath._direction
         parts = pieces(p) if cut else [...]
         numbers = group["gamma"], group["weight_decay"]
         count = state["step"].clone()
@@ -163,18 +157,28 @@ class MaskedPath(Path):
         kappa: float,
         ok: Tensor,
     ) -> None:
-        """dw = -alpha (u + kappa w); w <- w + dw; h <- gamma (1 - alpha kappa) h + dw."""
-        old = {name: state[name] for name in self.rule.slots}
-        t = state["step"] + 1
-        u, new = self.rule.update(g, old, t)
+        """dw = -alpha (u + kappa w); w <- w + dw; h <- gamma (1 - alpha kappa) h - alpha du + dw.
+
+        du is the change of u along the trace, 0 without curvature.
+        """
+        u, new, du = self._direction(p, g, state, gamma)
         w = p.detach()
         dw = -alpha * (u + kappa * w if kappa else u)
         write(w, w + dw, ok)
         if "h" in state:
-            write(state["h"], gamma * (1 - alpha * kappa) * state["h"] + dw, ok)
-        for name in self.rule.slots:
-            write(state[name], new[name], ok)
-        write(state["step"], t, ok)
+            h = gamma * (1 - alpha * kappa) * state["h"]
+            write(state["h"], (h if du is None else h - alpha * du) + dw, ok)
+        for name, after in new.items():
+            write(state[name], after, ok)
+        write(state["step"], state["step"] + 1, ok)
+
+    def _direction(
+        self, p: Tensor, g: Tensor, state: dict[str, Any], gamma: float
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Direction u, next state, and the change of u along the trace; None where that is 0."""
+        old = {name: state[name] for name in self.rule.slots}
+        u, new = self.rule.update(g, old, state["step"] + 1)
+        return u, {name: new[name] for name in old}, None
 
     def _fine_meta(
         self, z: Tensor, state: dict[str, Any], group: dict[str, Any], ok: Tensor
@@ -183,14 +187,12 @@ class MaskedPath(Path):
         rule = self.optimizer.sizes.rule
         assert rule is not None
         old = {name: state[META + name] for name in rule.slots}
-        u, new = rule.update(z, old, torch.clamp(state["step"], min=1))
-        low, high = self.optimizer.beta_bounds(group)
-        beta = state["beta"] - group["eta"] * u
-        if low is not None or high is not None:
-            beta = torch.clamp(beta, low, high)
-        write(state["beta"], beta, ok)
-        for name in rule.slots:
-            write(state[META + name], new[name], ok)
+        count = torch.clamp(state["step"], min=1)
+        bounds = self.optimizer.beta_bounds(group)
+        for before, after in meta_changes(
+            rule, z, state["beta"], old, count, group["eta"], *bounds
+        ):
+            write(before, after, ok)
 
     def _show(self, i: int, members: list[tuple[Tensor, Tensor, dict[str, Any]]]) -> None:
         """The block's alpha for display: the geometric mean of its step sizes."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from clmeta.optimizer import MetaOptimize
@@ -20,6 +24,15 @@ class Path:
     def step(self) -> None:
         """One update of every block with a gradient."""
         raise TypeError(f"{type(self).__name__} does not say how to step")
+
+    def meta_update(self, z: Tensor, active: Sequence[int], ok: Tensor | None = None) -> None:
+        """The meta update of the blocks that had gradients, where ok (None: known to be)."""
+        keep = None
+        if ok is not None or len(active) < len(z):
+            keep = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+            for i in active:
+                keep[i] = True if ok is None else ok
+        self.optimizer.meta_update(z, keep)
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint needs beside the optimiser's own state."""

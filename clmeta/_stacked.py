@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clmeta._lists import state_dtype
+from clmeta._stepsizes import meta_changes
 from clmeta.errors import NonFiniteError
 from clmeta.optimizer import MetaOptimize
 from clmeta.rules import Rule
@@ -67,7 +68,6 @@ class Stacked:
         self.kappas: list[float] = [o.param_groups[0]["weight_decay"] for o in optimizers]
         self.gammas: list[float] = [o.param_groups[0]["gamma"] for o in optimizers]
         bounds = [o.beta_bounds(o.param_groups[0]) for o in optimizers]
-        self.bounded = any(value is not None for pair in bounds for value in pair)
         self.low, self.high = (
             torch.tensor([[rest if b[i] is None else b[i]] for b in bounds]).to(device, dtype)
             for i, rest in enumerate((-math.inf, math.inf))
@@ -141,15 +141,10 @@ class Stacked:
         if self.meta is None:
             return
         t = self.t + 1
-        u, state = self.meta.update(z, self.meta_state, t)
-        beta = self.beta - self.eta * u
-        if self.bounded:
-            beta = torch.clamp(beta, self.low, self.high)
+        state = self.meta_state
+        changes = meta_changes(self.meta, z, self.beta, state, t, self.eta, self.low, self.high)
         keep = self.active if ok is None else self.active & ok
-        for old, new in ((self.t, t), (self.beta, beta)):
-            old.copy_(torch.where(keep, new, old))
-        for name, new in state.items():
-            old = self.meta_state[name]
+        for old, new in (*changes, (self.t, t)):
             old.copy_(torch.where(keep, new, old))
         torch.exp(self.beta, out=self.alpha)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from clmeta._batched import Gradient, Outer
 from clmeta._stacked import Stacked, masked_move
+from clmeta._stepsizes import meta_changes
 from clmeta._tiles import TILE
 from clmeta.blocks import fine_shape
 
@@ -97,15 +98,12 @@ class FineSteps:
         s, rows = self.stacked, place[0]
         assert s.meta is not None
         old = {name: x[place] for name, x in self.meta_state[i].items()}
-        u, new = s.meta.update(z, old, count)
         lead = (-1,) + (1,) * (z.dim() - 1)
-        beta = self.beta[i][place]
-        moved = beta - s.eta[rows].view(lead) * u
-        if s.bounded:
-            moved = torch.clamp(moved, s.low[rows].view(lead), s.high[rows].view(lead))
-        beta.copy_(torch.where(ok, moved, beta))
-        for name, before in old.items():
-            before.copy_(torch.where(ok, new[name], before))
+        eta, low, high = (x[rows].view(lead) for x in (s.eta, s.low, s.high))
+        for before, after in meta_changes(
+            s.meta, z, self.beta[i][place], old, count, eta, low, high
+        ):
+            before.copy_(torch.where(ok, after, before))
 
     def _show(self) -> None:
         """alpha for display: the geometric mean of the step sizes of each tensor."""

@@ -15,6 +15,30 @@ from clmeta.rules import Rule
 NEVER = -1
 
 
+def meta_changes(
+    rule: Rule,
+    z: Tensor,
+    beta: Tensor,
+    state: dict[str, Tensor],
+    count: Tensor,
+    eta: float | Tensor,
+    low: Tensor | float | None,
+    high: Tensor | float,
+) -> list[tuple[Tensor, Tensor]]:
+    """Old and new beta, then old and new meta state: ``beta <- beta - eta u(z)`` (Sec. 3, eq. 7).
+
+    Args:
+        rule: the meta update.
+        z: meta-gradients, in the shape of ``beta`` and ``state``.
+        count: number of this update, from 1.
+        eta: meta step size.
+        low, high: bounds of beta.
+    """
+    u, after = rule.update(z, state, count)
+    moved = torch.clamp(beta - eta * u, low, high)  # type: ignore[arg-type]
+    return [(beta, moved), *((state[name], new) for name, new in after.items())]
+
+
 class StepSizes:
     """Step sizes alpha = exp(beta) of B blocks and the meta update that moves beta.
 
@@ -23,6 +47,7 @@ class StepSizes:
         alpha: (B,) ``exp(beta)``, always current and updated in place, so views of it are too.
         state: the meta rule's state, each entry (B,).
         t: (B,) number of meta updates made, by block.
+        largest: bound of every beta that keeps its alpha finite.
         calls, withheld, first_withheld: 0-dim counts of optimiser steps, of updates withheld
             for non-finite values, and the step of the first one (-1: none).
         culprits: (B,) blocks whose meta-gradient was not finite at the first one.
@@ -33,6 +58,7 @@ class StepSizes:
 
     def __init__(self, rule: Rule | None, device: torch.device, dtype: torch.dtype) -> None:
         self.rule = rule
+        self.largest = math.log(torch.finfo(dtype).max) - 1
         self.beta = torch.empty(0, device=device, dtype=dtype)
         self.alpha = self.beta.clone()
         self.t = self.beta.clone()
@@ -60,36 +86,29 @@ class StepSizes:
         self,
         z: Tensor,
         eta: float | Tensor,
-        low: Tensor | float | None,
-        high: Tensor | float | None,
+        low: float | None,
+        high: float,
         keep: Tensor | None,
     ) -> None:
-        """One meta update: ``beta <- beta - eta u(z)``, clamped to [low, high] (Sec. 3, eq. 7).
+        """One meta update, see `meta_changes`.
 
         Args:
             z: (B,) meta-gradients.
             eta: meta step size, one or (B,).
-            low, high: bounds of beta, or None.
+            low, high: bounds of beta.
             keep: (B,) bool, the blocks to update; None for all of them.
         """
         if self.rule is None:
             return
         t = self.t + 1
-        u, state = self.rule.update(z, self.state, t)
-        beta = self.beta - eta * u
-        if low is not None or high is not None:
-            beta = torch.clamp(beta, low, high)  # type: ignore[arg-type]
+        changes = meta_changes(self.rule, z, self.beta, self.state, t, eta, low, high)
         # In place: a CUDA graph replays writes to these tensors, not new names for others.
-        changes = [(self.t, t), (self.beta, beta)]
-        changes += [(self.state[k], new) for k, new in state.items()]
-        for old, new in changes:
+        for old, new in (*changes, (self.t, t)):
             old.copy_(new if keep is None else torch.where(keep, new, old))
         torch.exp(self.beta, out=self.alpha)
 
-    def note_withheld(self, z: Tensor, bad: Tensor | bool) -> None:
-        """Count a withheld update and keep where the first one happened; no synchronisation."""
-        if isinstance(bad, bool):
-            bad = torch.tensor(bad, device=z.device)
+    def note_withheld(self, z: Tensor, bad: Tensor) -> None:
+        """Where bad, count a withheld update and keep where the first was; no synchronisation."""
         first = bad & (self.first_withheld == NEVER)
         self.withheld += bad
         self.first_withheld.copy_(torch.where(first, self.calls - 1, self.first_withheld))

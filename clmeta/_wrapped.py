@@ -108,7 +108,7 @@ class WrappedPath(Path):
         if not active:
             return
         ok = torch.isfinite(z).all()
-        optimizer.note(z, ~ok)
+        sizes.note_withheld(z, ~ok)
         on_host = sizes.beta.device.type == "cpu"
         if on_host and not bool(ok):
             return
@@ -118,12 +118,7 @@ class WrappedPath(Path):
             for p in params:
                 self._observe(p, before[p], sizes.alpha[i], group, None if on_host else ok)
         if sizes.rule is not None:
-            keep = None
-            if not on_host or len(active) < len(sizes):
-                keep = torch.zeros(len(sizes), dtype=torch.bool, device=z.device)
-                for i, *_ in active:
-                    keep[i] = ok
-            optimizer.meta_update(z, keep)
+            self.meta_update(z, [i for i, *_ in active], None if on_host else ok)
 
     def _inner_step(self, active: list[Any], ok: Tensor, on_host: bool) -> None:
         sizes = self.optimizer.sizes

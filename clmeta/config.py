@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clmeta._checks import HESSIANS, NONFINITE, NUMBERS, check_numbers
 from clmeta.errors import BadArgument, bad, require
 
 #: What a config.json holds beside the options: facts of the run, which repeat by themselves.
@@ -204,19 +205,14 @@ def _plain(name: str, kind: str, value: Any) -> Any:
 
 
 def _check_numbers(config: RunConfig) -> None:
-    require(config.alpha0 > 0, "alpha0", config.alpha0, "a step size must be above 0, e.g. 1e-4")
-    require(config.eta >= 0, "eta", config.eta, "must not be negative; the paper uses 1e-3")
-    mend = "a discount lies in [0, 1]; the paper uses 0.999 for switching tasks, 1 for stationary"
-    require(0 <= config.gamma <= 1, "gamma", config.gamma, mend)
-    require(config.weight_decay >= 0, "weight_decay", config.weight_decay, "must not be negative")
+    check_numbers({name: getattr(config, name) for name in NUMBERS})
     low, high = config.alpha_min, config.alpha_max
     require(low is None or low >= 0, "alpha_min", low, "must not be negative")
     inside = (low or 0) <= config.alpha0 <= (math.inf if high is None else high)
     mend = f"must lie between alpha_min={low} and alpha_max={high}"
     require(inside, "alpha0", config.alpha0, mend)
-    choices = ("raise", "skip")
-    require(config.nonfinite in choices, "nonfinite", config.nonfinite, "use 'raise' or 'skip'")
-    kinds = ("free", "exact", "diagonal")
-    require(config.hessian in kinds, "hessian", config.hessian, f"use one of {', '.join(kinds)}")
+    for name, choices in (("nonfinite", NONFINITE), ("hessian", HESSIANS)):
+        value = getattr(config, name)
+        require(value in choices, name, value, f"use one of {', '.join(choices)}")
     require(0 <= config.seed < 2**63, "seed", config.seed, "must lie in [0, 2^63)")
     require(config.threads >= 1, "threads", config.threads, "must be at least 1")

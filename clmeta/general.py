@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clmeta import _general_state as saved
+from clmeta._checks import DISCOUNT
 from clmeta._forward import quiet_first_use, scale, tree_map, zeros
 from clmeta._functional import copy_into, functional_loss
 from clmeta._general_checks import APPROXIMATIONS, HESSIANS, check_mode, check_rule, require_finite
@@ -120,7 +121,7 @@ class GeneralMetaOptimize:
     ) -> None:
         quiet_first_use()
         require(callable(loss), "loss", loss, "pass a function loss(params, *batch) -> scalar")
-        require(0 <= gamma <= 1, "gamma", gamma, "a discount lies in [0, 1]")
+        require(0 <= gamma <= 1, "gamma", gamma, DISCOUNT)
         require(weight_decay >= 0, "weight_decay", weight_decay, "must not be negative")
         require(chunk is None or chunk >= 1, "chunk", chunk, "handle at least one tangent at once")
         self._x: Any = (check_params(params), {})

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clmeta._checks import NONFINITE, NUMBERS, check_bounds, check_numbers
+from clmeta._checks import NONFINITE, NUMBERS, check_bounds, check_numbers, step_size_bounds
 from clmeta._compiled import CompiledPath
 from clmeta._curved import CurvedPath, Hessian
 from clmeta._groups import make_groups
@@ -98,7 +98,7 @@ class MetaOptimize(torch.optim.Optimizer):
         require(nonfinite in NONFINITE, "nonfinite", nonfinite, f"must be one of {NONFINITE}")
         self.granularity = blocks if isinstance(blocks, str) and blocks in FINE else None
         self.bounds = (alpha_min, alpha_max)
-        check_bounds(alpha0, alpha_min, alpha_max, fine=self.granularity is not None)
+        check_bounds(alpha0, alpha_min, alpha_max, fine=bool(self.granularity))
         self.nonfinite = nonfinite
         meta_rule = None if isinstance(meta, str) and meta == "none" else as_rule(meta, "meta")
         base_is_rule = isinstance(base, str | Rule) or (
@@ -152,8 +152,8 @@ class MetaOptimize(torch.optim.Optimizer):
 
     def beta_bounds(self, group: dict[str, Any]) -> tuple[float | None, float]:
         """Bounds of a block's beta = log alpha; above, alpha is always kept finite."""
-        low, high = check_bounds(group["alpha0"], *self.bounds, fine=self.granularity is not None)
-        largest = math.log(torch.finfo(self.sizes.beta.dtype).max) - 1
+        low, high = step_size_bounds(group["alpha0"], *self.bounds, fine=bool(self.granularity))
+        largest = self.sizes.largest
         return math.log(low) if low else None, min(math.log(high), largest) if high else largest
 
     # ---- reading -------------------------------------------------------------------------
@@ -208,14 +208,6 @@ class MetaOptimize(torch.optim.Optimizer):
         self._path.step()
         return loss
 
-    def withhold(self, z: Tensor) -> None:
-        """Note on the host that this step's update is withheld."""
-        self.sizes.note_withheld(z, True)
-
-    def note(self, z: Tensor, bad_step: Tensor) -> None:
-        """Note on the device whether this step's update is withheld."""
-        self.sizes.note_withheld(z, bad_step)
-
     def meta_update(self, z: Tensor, keep: Tensor | None) -> None:
         """Move beta of all blocks (or those to keep) by the meta rule."""
         etas = {group["eta"] for group in self.param_groups}
@@ -235,7 +227,7 @@ class MetaOptimize(torch.optim.Optimizer):
             bad("lr", group["lr"], "a block's first step size is called alpha0")
         check_numbers({name: group.get(name, self.defaults[name]) for name in NUMBERS})
         alpha0 = group.get("alpha0", self.defaults["alpha0"])
-        check_bounds(alpha0, *self.bounds, fine=self.granularity is not None)
+        check_bounds(alpha0, *self.bounds, fine=bool(self.granularity))
         name = group.setdefault("name", f"group{len(self.param_groups)}")
         require(name not in self.block_names, "name", name, "a block has this name; choose another")
         defaults, self.defaults = self.defaults, {n: self.defaults[n] for n in NUMBERS}
