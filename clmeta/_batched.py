@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from clmeta._pool import pool, pool_backward
 
 aten = torch.ops.aten
+VIEWS = (aten.view.default, aten.permute.default)
 
 
 class NotBatchable(Exception):
@@ -165,10 +166,13 @@ def _rewrite_pool(graph: fx.Graph, node: fx.Node) -> None:
             new.meta = dict(use.meta)
         use.replace_all_uses_with(new)
     for use in backward:
+        mask = _relu_mask(use)
         with graph.inserting_before(use):
-            new = graph.call_function(pool_backward, (use.args[0], use.args[1]))
+            new = graph.call_function(pool_backward, (use.args[0], use.args[1], mask is not None))
             new.meta = dict(use.meta)
         use.replace_all_uses_with(new)
+        if mask is not None:
+            mask.replace_all_uses_with(mask.args[0])  # type: ignore[arg-type]
 
 
 def _backward_of(node: fx.Node, indices: list[fx.Node]) -> list[fx.Node] | None:
@@ -179,11 +183,29 @@ def _backward_of(node: fx.Node, indices: list[fx.Node]) -> list[fx.Node] | None:
         for use in open_nodes.pop().users:
             if use.target is aten.max_pool2d_with_indices_backward.default:
                 found.append(use)
-            elif use.target in (aten.view.default, aten.permute.default):
+            elif use.target in VIEWS:
                 open_nodes.append(use)
             else:
                 return None
     return found
+
+
+def _relu_mask(node: fx.Node) -> fx.Node | None:
+    """The gradient of relu, if it is what becomes of a pooling's, and the pooling's input its own.
+
+    Of each window only the maximum gets a gradient, so its sign alone decides.
+    """
+    source, use = node.args[1], node
+    while isinstance(source, fx.Node) and source.target in VIEWS:
+        source = source.args[0]
+    while len(use.users) == 1:
+        (use,) = use.users
+        if use.target is aten.threshold_backward.default:
+            same = use.args[1] is source and use.args[2] == 0 and use.args[0] is not source
+            return use if same else None
+        if use.target not in VIEWS:
+            return None
+    return None
 
 
 def _factors(graph: fx.Graph, node: fx.Node, output: fx.Node) -> tuple[fx.Node, fx.Node] | None:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from clmeta._fuse import CannotCompile, Fused
-from clmeta._lists import ListPath, usable_grad
+from clmeta._lists import usable_grad
 from clmeta._masked import MaskedPath
+from clmeta._native import NativePath
 from clmeta._stepsizes import meta_changes
 from clmeta.rules import Rule
 
@@ -127,7 +128,7 @@ class CompiledPath(MaskedPath):
         optimizer = self.optimizer
         on_cpu = optimizer.sizes.beta.device.type == "cpu"
         optimizer._path = (
-            ListPath(optimizer, self.rule) if on_cpu else MaskedPath(optimizer, self.rule, None)
+            NativePath(optimizer, self.rule) if on_cpu else MaskedPath(optimizer, self.rule, None)
         )
         optimizer._path.step()
 

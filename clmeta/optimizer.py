@@ -13,8 +13,9 @@ from clmeta._checks import NONFINITE, NUMBERS, check_bounds, check_numbers, step
 from clmeta._compiled import CompiledPath
 from clmeta._curved import CurvedPath, Hessian
 from clmeta._groups import make_groups
-from clmeta._lists import ListPath, state_dtype
+from clmeta._lists import state_dtype
 from clmeta._masked import MaskedPath
+from clmeta._native import NativePath
 from clmeta._path import Path
 from clmeta._stepsizes import StepSizes
 from clmeta._wrapped import WrappedPath
@@ -146,7 +147,7 @@ class MetaOptimize(torch.optim.Optimizer):
         elif compile:
             self._path = CompiledPath(self, rule, self.granularity)
         elif first.device.type == "cpu" and not self.granularity:
-            self._path = ListPath(self, rule)
+            self._path = NativePath(self, rule)
         else:
             self._path = MaskedPath(self, rule, self.granularity)
 

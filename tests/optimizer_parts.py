@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from clmeta import MetaOptimize
+from clmeta._lists import ListPath
 from clmeta._masked import MaskedPath
 
 SHAPES = [(4, 3), (4,), (2, 4), (2,)]
@@ -43,8 +44,18 @@ def masked(optimizer):
     return optimizer
 
 
+def lists(optimizer):
+    """The path without a C compiler."""
+    optimizer._path = ListPath(optimizer, optimizer._path.rule)
+    return optimizer
+
+
+#: What makes an optimiser of rules take each of its paths.
+PATHS = {"native": lambda optimizer: optimizer, "lists": lists, "masked": masked}
+
 MAKERS = {
-    "lists": lambda params: MetaOptimize(params, blocks="layer"),
+    "native": lambda params: MetaOptimize(params, blocks="layer"),
+    "lists": lambda params: lists(MetaOptimize(params, blocks="layer")),
     "masked": lambda params: masked(MetaOptimize(params, blocks="layer")),
     "wrapped": lambda params: MetaOptimize(params, torch.optim.AdamW, blocks="layer"),
     "fused": lambda params: MetaOptimize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optimizer_parts import NAMES, feed, gradients, masked, params_of
+from optimizer_parts import NAMES, PATHS, feed, gradients, params_of
 from torch import nn
 from twin import Twin
 
@@ -33,7 +33,7 @@ SPECS = {
 }
 
 
-@pytest.mark.parametrize("path", ["lists", "masked"])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("meta", METAS, ids=str)
 @pytest.mark.parametrize("base", BASES, ids=str)
 def test_every_rule_pair_equals_the_twin(base, meta, path):
@@ -49,8 +49,7 @@ def test_every_rule_pair_equals_the_twin(base, meta, path):
         gamma=0.9,
         weight_decay=0.1,
     )
-    if path == "masked":
-        masked(optimizer)
+    PATHS[path](optimizer)
     for grads in gradients(25):
         feed(params, grads)
         optimizer.step()
@@ -68,9 +67,10 @@ def test_every_rule_pair_equals_the_twin(base, meta, path):
     gamma=st.floats(0, 1),
     kappa=st.floats(0, 1),
     batch=st.integers(1, 20),
+    path=st.sampled_from(["native", "lists"]),
 )
 def test_hyperparameters_and_batches_do_not_break_the_equations(
-    spec, alpha0, eta, gamma, kappa, batch
+    spec, alpha0, eta, gamma, kappa, batch, path
 ):
     params = params_of()
     twin = Twin(
@@ -78,6 +78,7 @@ def test_hyperparameters_and_batches_do_not_break_the_equations(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clmeta._lists.BATCH", batch)
+        patch.setattr("clmeta._native.PIECE", batch)
         optimizer = MetaOptimize(
             list(zip(NAMES, params, strict=True)),
             blocks=spec,
@@ -86,6 +87,7 @@ def test_hyperparameters_and_batches_do_not_break_the_equations(
             gamma=gamma,
             weight_decay=kappa,
         )
+        PATHS[path](optimizer)
         for grads in gradients(8):
             feed(params, grads)
             optimizer.step()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from optimizer_parts import feed, gradients, masked, params_of
+from optimizer_parts import PATHS, feed, gradients, params_of
 from torch import nn
 
 from clmeta import BadArgument, MetaOptimize
@@ -36,12 +36,11 @@ def test_weightwise_step_sizes_are_bounded_by_default():
         assert alpha.max() <= 0.101
 
 
-@pytest.mark.parametrize("path", ["lists", "masked"])
+@pytest.mark.parametrize("path", PATHS)
 def test_step_sizes_stay_finite_even_without_bounds(path):
     params = params_of(dtype=torch.float32)
     optimizer = MetaOptimize(params, "sgd", "sgd", alpha0=1e-3, eta=1e6, nonfinite="skip")
-    if path == "masked":
-        masked(optimizer)
+    PATHS[path](optimizer)
     for grads in gradients(20):
         feed(params, grads)
         optimizer.step()

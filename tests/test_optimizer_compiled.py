@@ -12,7 +12,7 @@ import torch
 from clmeta import MetaOptimize
 from clmeta._compiled import CompiledPath, CompileWarning
 from clmeta._fuse import CannotCompile
-from clmeta._lists import ListPath
+from clmeta._native import NativePath
 
 RULES = ("sgd", "sgdm", "rmsprop", "adamw", "lion")
 
@@ -114,7 +114,7 @@ def test_without_a_compiler_it_warns_and_goes_on(monkeypatch):
     models, optimizers = pair(alpha0=1e-3, eta=1e-2, blocks="layer")
     with pytest.warns(CompileWarning, match="no compiler here"):
         learn(models[1], optimizers[1], 1)
-    assert isinstance(optimizers[1]._path, ListPath)
+    assert isinstance(optimizers[1]._path, NativePath)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         learn(models[1], optimizers[1], 24, start=1)

@@ -89,7 +89,7 @@ def test_a_group_added_later_starts_at_its_own_alpha0(make):
 
 
 def test_the_groups_lr_is_always_the_step_size_in_use():
-    params, optimizer = build(MAKERS["lists"])
+    params, optimizer = build(MAKERS["native"])
     seen = optimizer.param_groups[1]["lr"]
     run(params, optimizer, gradients(4))
     assert seen.item() != pytest.approx(1e-4, rel=1e-6)
@@ -116,7 +116,7 @@ def test_groups_keep_their_own_settings():
 
 
 def test_grad_scaler_skips_and_unscales_as_for_torch():
-    params, optimizer = build(MAKERS["lists"])
+    params, optimizer = build(MAKERS["native"])
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     for bad in (False, True):
         optimizer.zero_grad()
@@ -130,7 +130,7 @@ def test_grad_scaler_skips_and_unscales_as_for_torch():
     assert optimizer.withheld == 0
 
 
-@pytest.mark.parametrize("path", ["lists", "masked", "wrapped", "weight"])
+@pytest.mark.parametrize("path", ["native", "lists", "masked", "wrapped", "weight"])
 def test_half_precision_weights_keep_state_in_float32(path):
     params, optimizer = build(MAKERS[path], torch.float16)
     run(params, optimizer, gradients(3, dtype=torch.float16))

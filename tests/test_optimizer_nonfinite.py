@@ -45,7 +45,7 @@ def test_a_non_finite_gradient_reaches_nothing_and_is_named(make, value):
         optimizer.state_dict()
 
 
-@pytest.mark.parametrize("path", ["lists", "masked", "weight"])
+@pytest.mark.parametrize("path", ["native", "lists", "masked", "weight"])
 def test_a_skipped_step_is_as_if_it_had_not_been(path):
     grads = list(gradients(6))
     runs = []

@@ -1,0 +1,103 @@
+"""Small C programs, built once per machine by the C compiler that it has, and kept.
+
+They are plain C without Python's or torch's headers, so building one takes a fraction of a second.
+``CC`` names another compiler, ``CLMETA_CACHE`` another folder than ``~/.cache/clmeta``;
+``CLMETA_NATIVE=0`` turns them off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+#: No errno and no traps, so that roots and choices become vector instructions. Not -ffast-math:
+#: it would drop the checks for numbers that are not finite, and flush denormals process-wide.
+FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
+NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+LIMIT = 60
+
+
+class CannotBuild(Exception):
+    """Why there is no program; nothing was changed."""
+
+
+def compiler() -> list[str] | None:
+    """The C compiler's command, or None where there is none or it is turned off."""
+    if os.environ.get("CLMETA_NATIVE", "1") == "0" or os.name != "posix":
+        return None
+    given = shlex.split(os.environ.get("CC", ""))
+    for command in [given] if given else [["cc"], ["gcc"], ["clang"]]:
+        if shutil.which(command[0]):
+            return command
+    return None
+
+
+def cache_folder() -> Path:
+    """Where built programs are kept."""
+    given = os.environ.get("CLMETA_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base) / "clmeta"
+
+
+@functools.cache
+def _machine() -> str:
+    """What a program built for this processor depends on; home folders are shared by machines."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next((x for x in lines if x.startswith(("flags", "Features"))), "")
+    except OSError:
+        return platform.processor()
+
+
+@functools.cache
+def load(source: str) -> ctypes.CDLL:
+    """The program built from C source, from the cache where it is there.
+
+    Raises:
+        CannotBuild: where there is no compiler, or it or the folder does not work.
+    """
+    command = compiler()
+    if command is None:
+        raise CannotBuild("no C compiler")
+    parts = (source, *command, *FLAGS, NATIVE, platform.platform(), _machine())
+    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".so"
+    try:
+        kept = cache_folder() / name
+        if kept.exists():
+            return ctypes.CDLL(str(kept))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            built = _build(command, source, Path(folder))
+            os.replace(built, kept)
+        return ctypes.CDLL(str(kept))
+    except (OSError, RuntimeError):  # no home, no place to write to, or none to run from
+        pass
+    try:
+        with tempfile.TemporaryDirectory(prefix="clmeta-") as folder:
+            return ctypes.CDLL(str(_build(command, source, Path(folder))))
+    except OSError as error:
+        raise CannotBuild(str(error)) from error
+
+
+def _build(command: list[str], source: str, folder: Path) -> Path:
+    text, built = folder / "program.c", folder / "program.so"
+    text.write_text(source, encoding="utf-8")
+    said = ""
+    for flags in ((*FLAGS, NATIVE), FLAGS):  # not every compiler knows its own processor
+        line = [*command, *flags, str(text), "-o", str(built), "-lm"]
+        try:
+            done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise CannotBuild(str(error)) from error
+        if done.returncode == 0:
+            return built
+        said = done.stderr.strip()
+    raise CannotBuild(said.splitlines()[0] if said else "the C compiler failed")

@@ -1,0 +1,336 @@
+"""The C programs made from rules' formulas do what the rules do, or are not used."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optimizer_parts import NAMES, feed, gradients, lists, params_of, run
+from torch import nn
+
+from clmeta import MetaOptimize, _cc, _native
+from clmeta.rules import RULES, Adam, Rule, SGDm
+
+needs_compiler = pytest.mark.skipif(_cc.compiler() is None, reason="there is no C compiler")
+
+
+def pair(*rules, dtype=torch.float64, shapes=None, **options):
+    """(weights, optimiser) by C programs, and by lists, otherwise alike."""
+    made = []
+    for by in (lambda o: o, lists):
+        params = params_of(dtype=dtype, **({"shapes": shapes} if shapes else {}))
+        named = params if shapes else list(zip(NAMES, params, strict=True))
+        made.append((params, by(MetaOptimize(named, *rules, **options))))
+    return made
+
+
+def is_native(optimizer):
+    """Whether its last step was made by C programs."""
+    table = optimizer._path.tables.get("now")
+    return table is not None and table.fits
+
+
+def assert_alike(made, rtol=1e-12):
+    (one, mine), (other, theirs) = made
+    for a, b in zip([*one, mine.alpha], [*other, theirs.alpha], strict=True):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * 1e-2)
+    for p, q in zip(one, other, strict=True):
+        assert mine.state[p].keys() == theirs.state[q].keys()
+        for key, value in mine.state[p].items():
+            expected = theirs.state[q][key]
+            if key == "step":
+                assert value == expected
+            else:
+                torch.testing.assert_close(value, expected, rtol=rtol, atol=rtol * 1e-2)
+
+
+OPTIONS = [Adam(accumulate=True), SGDm(accumulate=True, stale=True), SGDm(rho=0.3)]
+BASES = [RULES.get(name, "rule")() for name in RULES.names()] + OPTIONS
+
+
+@needs_compiler
+@pytest.mark.parametrize("base", BASES, ids=repr)
+def test_every_rule_with_every_other_moves_as_by_lists(base):
+    for meta in ["none", *BASES]:
+        made = pair(
+            base, meta, "layer", alpha0=1e-3, eta=1e-2, gamma=0.9, weight_decay=0.1, alpha_max=0.1
+        )
+        for params, optimizer in made:
+            run(params, optimizer, gradients(12))
+        assert is_native(made[0][1])
+        assert_alike(made)
+
+
+@needs_compiler
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 300), min_size=1, max_size=5),
+    piece=st.integers(1, 200),
+    threads=st.integers(1, 3),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_any_cut_into_pieces_and_threads_gives_the_same(sizes, piece, threads, dtype):
+    shapes = [(size,) for size in sizes]
+    made = pair(dtype=dtype, shapes=shapes, alpha0=1e-2, eta=1e-2)
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_native, "PIECE", piece)
+        patch.setattr(_native, "SHARE", 1)
+        torch.set_num_threads(threads)
+        try:
+            for params, optimizer in made:
+                run(params, optimizer, gradients(5, shapes=shapes))
+        finally:
+            torch.set_num_threads(before)
+    assert is_native(made[0][1])
+    assert_alike(made, rtol=1e-11 if dtype == torch.float64 else 1e-4)
+
+
+@dataclass(frozen=True)
+class Everything(Rule):
+    """Every function that a formula may use, at least once."""
+
+    decay: float = 0.7
+    slots: ClassVar[tuple[str, ...]] = ("m", "register")
+
+    def update(self, g, state, t):
+        m = torch.lerp(state["m"], g, 1 - self.decay)
+        v = torch.addcmul(state["register"], g, g, value=0.5)
+        x = torch.where(g > 0, torch.maximum(m, -g), torch.minimum(abs(m), g + t))
+        x = x + torch.sqrt(v + 1) - torch.exp(-v) + torch.tanh(m).square() - 2 / (1 + v)
+        x = x + torch.log(v + 2) * torch.expm1(-v) + torch.log1p(v).reciprocal() * self.decay**t
+        x = torch.add(x, m, alpha=0.3) - torch.sub(m, v, alpha=2) + torch.addcdiv(m, g, v + 1)
+        x = x + (v + 1) ** 0.5 + m**2 + (v + 1) ** -1.5 + torch.rsqrt(v + 3) - g.sign()
+        return x.clamp(-3, max=2.5) + m.abs().neg().clamp(min=-1), {"m": m, "register": v}
+
+
+@needs_compiler
+def test_a_users_rule_of_elementwise_functions_is_a_formula():
+    made = pair(Everything(), Everything(0.2), "layer", alpha0=1e-2, eta=1e-2)
+    for params, optimizer in made:
+        run(params, optimizer, gradients(12))
+    assert is_native(made[0][1])
+    assert_alike(made, rtol=1e-10)
+
+
+class Normalised(Rule):
+    """Not elementwise: a sum over the tensor."""
+
+    def update(self, g, state, t):
+        return g / g.norm(), state
+
+
+class Branching(Rule):
+    """Another formula from the third step on."""
+
+    def update(self, g, state, t):
+        return (g if t < 3 else -g), state
+
+
+class Changing(Rule):
+    """Has an attribute that may change between steps."""
+
+    def __init__(self):
+        super().__init__()
+        object.__setattr__(self, "scale", 1.0)
+
+    def update(self, g, state, t):
+        object.__setattr__(self, "scale", self.scale + 1)
+        return g * self.scale, state
+
+
+@dataclass(frozen=True)
+class Learned(Rule):
+    """Has a tensor for an option."""
+
+    rho: torch.Tensor = torch.tensor(0.9, dtype=torch.float64)
+    slots: ClassVar[tuple[str, ...]] = ("m",)
+
+    def update(self, g, state, t):
+        m = self.rho * state["m"] + g
+        return m, {"m": m}
+
+
+@pytest.mark.parametrize("rule", [Normalised, Branching, Changing, Learned])
+def test_a_rule_that_is_no_formula_goes_by_lists(rule):
+    made = [
+        (params, optimizer)
+        for _ in range(2)
+        for params, optimizer in pair(rule(), "adam", "layer", alpha0=1e-2)[:1]
+    ]
+    lists(made[1][1])
+    for params, optimizer in made:
+        run(params, optimizer, gradients(6))
+    assert not is_native(made[0][1])
+    assert_alike(made, rtol=0)
+
+
+def test_without_a_compiler_it_goes_by_lists(monkeypatch):
+    monkeypatch.setenv("CLMETA_NATIVE", "0")
+    _cc.load.cache_clear()
+    made = pair(blocks="layer")
+    for params, optimizer in made:
+        run(params, optimizer, gradients(6))
+    assert not is_native(made[0][1])
+    assert_alike(made, rtol=0)
+    _cc.load.cache_clear()
+
+
+@needs_compiler
+def test_parameters_without_gradients_stay_and_others_move_alike():
+    made = pair(blocks="layer", alpha0=1e-2, eta=1e-2)
+    for params, optimizer in made:
+        for k, grads in enumerate(gradients(12)):
+            feed(params, grads)
+            if k % 3:
+                params[1].grad = params[2].grad = params[3].grad = None
+            optimizer.step()
+    assert is_native(made[0][1])
+    assert_alike(made)
+
+
+@needs_compiler
+def test_other_layouts_move_alike():
+    def made(by):
+        torch.manual_seed(0)
+        layer = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last).double()
+        return layer, by(MetaOptimize(layer.parameters(), alpha0=1e-2, eta=1e-2))
+
+    pairs = [made(lambda o: o), made(lists)]
+    natives = []
+    for layer, optimizer in pairs:
+        for k in range(6):
+            torch.manual_seed(k)
+            for p in layer.parameters():
+                p.grad = torch.randn_like(p)
+            if k == 4:  # a gradient laid out otherwise than its weights
+                layer.weight.grad = layer.weight.grad.contiguous()
+            optimizer.step()
+            natives += [optimizer._path.tables["now"].takes([p.grad for p in layer.parameters()])] \
+                if optimizer is pairs[0][1] else []  # fmt: skip
+    assert natives == [True] * 4 + [False, True]
+    assert_alike([(list(layer.parameters()), o) for layer, o in pairs])
+
+
+@needs_compiler
+def test_autograd_notices_that_weights_changed():
+    w = nn.Parameter(torch.ones(3))
+    optimizer = MetaOptimize([w])
+    loss = (w * w).sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    assert is_native(optimizer)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@needs_compiler
+def test_replaced_state_and_weights_are_followed():
+    made = pair(blocks="layer", alpha0=1e-2, eta=1e-2)
+    for params, optimizer in made:
+        for k, grads in enumerate(gradients(9)):
+            feed(params, grads)
+            optimizer.step()
+            if k == 3:
+                params[0].data = params[0].data.clone() + 1
+                optimizer.state[params[2]]["h"] = optimizer.state[params[2]]["h"] * 2
+            if k == 6:
+                optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert is_native(made[0][1])
+    assert_alike(made)
+
+
+@needs_compiler
+def test_a_gradient_that_is_not_finite_moves_nothing():
+    spots = itertools.product((0, 40, 99), (float("nan"), float("inf"), -float("inf")))
+    for (at, value), meta in itertools.product(spots, ("adam", "none")):
+        params = params_of(shapes=[(100,)])
+        optimizer = MetaOptimize(params, "adamw", meta, nonfinite="skip")
+        run(params, optimizer, gradients(2, shapes=[(100,)]))
+        before = [params[0].detach().clone(), *copy.deepcopy(optimizer.state[params[0]]).values()]
+        params[0].grad[at] = value
+        optimizer.step()
+        assert optimizer.withheld == 1
+        after = [params[0].detach(), *optimizer.state[params[0]].values()]
+        for old, new in zip(before, after, strict=True):
+            assert old == new if isinstance(old, int) else torch.equal(old, new)
+
+
+SOURCE = "double answer(void) { return 42; }"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder and nothing loaded."""
+    monkeypatch.setenv("CLMETA_CACHE", str(tmp_path / "cache"))
+    _cc.load.cache_clear()
+    yield tmp_path / "cache"
+    _cc.load.cache_clear()
+
+
+@needs_compiler
+def test_a_program_is_built_once_and_kept(cache, monkeypatch):
+    _cc.load(SOURCE)
+    assert [file.suffix for file in cache.iterdir()] == [".so"]
+    _cc.load.cache_clear()
+    monkeypatch.setattr(_cc, "_build", lambda *args: pytest.fail("built again"))
+    assert _cc.load(SOURCE).answer is not None
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("CLMETA_CACHE", str(tmp_path / "file"))
+    _cc.load.cache_clear()
+    assert _cc.load(SOURCE).answer is not None
+    _cc.load.cache_clear()
+
+
+@needs_compiler
+def test_a_damaged_program_in_the_cache_is_done_without(cache):
+    _cc.load(SOURCE)
+    (kept,) = cache.iterdir()
+    kept.unlink()
+    kept.write_bytes(b"half of a file")
+    _cc.load.cache_clear()
+    assert _cc.load(SOURCE).answer is not None
+
+
+@pytest.mark.parametrize("command", ["false", "no-such-compiler"])
+def test_a_compiler_that_does_not_work_is_an_error_that_steps_catch(cache, monkeypatch, command):
+    monkeypatch.setenv("CC", command)
+    with pytest.raises(_cc.CannotBuild):
+        _cc.load(SOURCE)
+    made = pair(blocks="layer")
+    for params, optimizer in made:
+        run(params, optimizer, gradients(2))
+    assert not is_native(made[0][1])
+    assert_alike(made, rtol=0)
+
+
+@needs_compiler
+def test_processes_that_build_at_once_do_not_harm_each_other(cache):
+    script = (
+        "import sys, torch; from clmeta import MetaOptimize\n"
+        "w = torch.nn.Parameter(torch.ones(5)); o = MetaOptimize([w]); w.grad = torch.ones(5)\n"
+        "o.step(); assert o._path.tables['now'].fits; print(w.sum().item())"
+    )
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, env=dict(os.environ), text=True
+        )
+        for _ in range(3)
+    ]
+    said = {each.communicate()[0] for each in runs}
+    assert [each.returncode for each in runs] == [0, 0, 0]
+    assert len(said) == 1
+    assert sorted(file.suffix for file in cache.iterdir()) == [".so", ".so"]
