@@ -54,7 +54,7 @@ class Symbol:
     def __bool__(self) -> bool:
         raise CannotTrace("branches on a value")
 
-    __float__ = __int__ = __iter__ = __len__ = __bool__  # type: ignore[assignment]
+    __float__ = __int__ = __iter__ = __len__ = __bool__
 
     def __add__(self, other: Any) -> Symbol:
         return _call("add", self, other)
@@ -271,8 +271,9 @@ def trace_rule(rule: Rule) -> Formula:
     if not all(name.isidentifier() and name.isascii() for name in rule.slots):
         raise CannotTrace(f"has slots {rule.slots}")
     state = {name: trace.input(name) for name in rule.slots}
+    t: Any = trace.input("t", array=False)
     try:
-        u, new = rule.update(trace.input("g"), dict(state), trace.input("t", array=False))
+        u, new = rule.update(trace.input("g"), dict(state), t)
         symbols = {name: trace.symbol(new[name]) for name in rule.slots}
         return Formula(trace, trace.symbol(u), symbols)
     except CannotTrace:

@@ -101,7 +101,7 @@ class Block:
 class ListPath(Path):
     """Steps of all blocks on the CPU with ``torch._foreach`` calls (equations.md, section 4)."""
 
-    remade = ("slots", "blocks")
+    remade: tuple[str, ...] = ("slots", "blocks")
 
     def __init__(self, optimizer: MetaOptimize, rule: Rule) -> None:
         super().__init__(optimizer)

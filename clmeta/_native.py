@@ -7,6 +7,7 @@ weights and gradients are not dense arrays of float32 or float64 laid out alike.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import os
@@ -48,6 +49,11 @@ def _made(build: Callable[..., Any], rule: Rule, *args: Any) -> Any:
         text = "no native step for %s, which takes the slower way: %s"
         logging.getLogger("clmeta").info(text, rule, reason)
         return None
+
+
+def is_native(rule: Rule, dtype: torch.dtype, adaptive: bool) -> bool:
+    """Whether there is a C program for a base rule on weights of this dtype."""
+    return dtype in C_TYPES and _made(Moves, rule, dtype, adaptive) is not None
 
 
 class Table:
@@ -118,7 +124,7 @@ class Table:
         cuts = [count * k // threads for k in range(threads + 1)]
         others = [
             _threads().submit(function, first, last, *args)
-            for first, last in zip(cuts[1:-1], cuts[2:], strict=True)
+            for first, last in itertools.pairwise(cuts[1:])
         ]
         function(0, cuts[1], *args)
         for other in others:
@@ -128,7 +134,7 @@ class Table:
 class NativePath(ListPath):
     """Steps of all blocks on the CPU, each array read and written once (equations.md, sec. 4)."""
 
-    remade = (*ListPath.remade, "tables", "programs")
+    remade: tuple[str, ...] = (*ListPath.remade, "tables", "programs")
 
     def __init__(self, optimizer: MetaOptimize, rule: Rule) -> None:
         super().__init__(optimizer, rule)

@@ -15,7 +15,7 @@ from clmeta._curved import CurvedPath, Hessian
 from clmeta._groups import make_groups
 from clmeta._lists import state_dtype
 from clmeta._masked import MaskedPath
-from clmeta._native import NativePath
+from clmeta._native import NativePath, is_native
 from clmeta._path import Path
 from clmeta._stepsizes import StepSizes
 from clmeta._wrapped import WrappedPath
@@ -66,8 +66,9 @@ class MetaOptimize(torch.optim.Optimizer):
         approximation: ``"L"``, the one that a training loop can carry; the others are in
             ``clmeta.general``.
         compile: make each step one program by ``torch.compile``, which takes some seconds at the
-            first step; where that does not work, warn and go on without. Speeds up rules whose
-            blocks are not finer than tensors.
+            first step; where that does not work, warn and go on without. For accelerators, and
+            blocks not finer than tensors. On the CPU steps are C programs as they are
+            (docs/speed.md), and ``compile`` is for rules and machines where they are not.
 
     Raises:
         BadArgument: naming the argument, its value and the mend.
@@ -140,13 +141,14 @@ class MetaOptimize(torch.optim.Optimizer):
             compile=compile,
         )
         self._path: Path
+        whole_on_cpu = first.device.type == "cpu" and not self.granularity
         if rule is None:
             self._path = WrappedPath(self, base)  # type: ignore[arg-type]
         elif hessian.kind != "free":
             self._path = CurvedPath(self, rule, self.granularity, hessian)
-        elif compile:
+        elif compile and not (whole_on_cpu and is_native(rule, first.dtype, meta_rule is not None)):
             self._path = CompiledPath(self, rule, self.granularity)
-        elif first.device.type == "cpu" and not self.granularity:
+        elif whole_on_cpu:
             self._path = NativePath(self, rule)
         else:
             self._path = MaskedPath(self, rule, self.granularity)

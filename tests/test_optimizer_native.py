@@ -7,7 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pytest
@@ -152,7 +152,7 @@ class Changing(Rule):
 class Learned(Rule):
     """Has a tensor for an option."""
 
-    rho: torch.Tensor = torch.tensor(0.9, dtype=torch.float64)
+    rho: torch.Tensor = field(default_factory=lambda: torch.tensor(0.9, dtype=torch.float64))
     slots: ClassVar[tuple[str, ...]] = ("m",)
 
     def update(self, g, state, t):
