@@ -13,15 +13,13 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 from array import array
+from typing import Any
 
 import torch
 
 from clmeta import _cc
 from clmeta._expression import CannotTrace, Formula, Writer, trace_rule
 from clmeta.rules import Rule
-
-#: Numbers per piece. A sum over a piece is made in the weights' own precision, by 64 or 32 lanes.
-PIECE = 16_384
 
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
 
@@ -34,39 +32,65 @@ static inline float signf(float x) {{ return (float)((x > 0) - (x < 0)); }}
 static inline double sign(double x) {{ return (double)((x > 0) - (x < 0)); }}
 """
 
+#: z of pieces. A gradient that is an outer product is given as its first factor, with the second
+#: one's length as the tensor's width; it is never formed.
 PRODUCT = """
-void product(long first, long last, const long (*piece)[3], T *const *a, T *const *b, double *out)
+static double dot(const T *x, const T *y, long n)
 {
-    for (long p = first; p < last; p++) {
-        const T *x = a[piece[p][0]] + piece[p][1], *y = b[piece[p][0]] + piece[p][1];
-        const long n = piece[p][2];
-        V s[4] = {0};
-        long i = 0;
-        for (; i + 4 * LANES <= n; i += 4 * LANES)
-            for (int k = 0; k < 4; k++)
-                s[k] += *(const V *)(x + i + k * LANES) * *(const V *)(y + i + k * LANES);
-        double total = 0;
+    V s[4] = {0};
+    long i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
         for (int k = 0; k < 4; k++)
-            for (int j = 0; j < LANES; j++) total += s[k][j];
-        for (; i < n; i++) total += (double)x[i] * y[i];
-        out[p] = total;
-    }
+            s[k] += *(const V *)(x + i + k * LANES) * *(const V *)(y + i + k * LANES);
+    double total = 0;
+    for (int k = 0; k < 4; k++)
+        for (int j = 0; j < LANES; j++) total += s[k][j];
+    for (; i < n; i++) total += (double)x[i] * y[i];
+    return total;
 }
 
-/* 0 where all numbers are finite, not a number otherwise. */
-void check(long first, long last, const long (*piece)[3], T *const *b, double *out)
+/* 0 where all numbers are finite, not a number otherwise; and the largest of their magnitudes. */
+static double zero_if_finite(const T *x, long n, double *largest)
+{
+    V s[4] = {0};
+    T most = 0;
+    long i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        for (int k = 0; k < 4; k++) s[k] += *(const V *)(x + i + k * LANES) * (T)0;
+    double total = 0;
+    for (int k = 0; k < 4; k++)
+        for (int j = 0; j < LANES; j++) total += s[k][j];
+    for (; i < n; i++) total += x[i] * (T)0;
+    if (largest) {
+        for (i = 0; i < n; i++) {
+            const T size = x[i] < 0 ? -x[i] : x[i];
+            most = size > most ? size : most;
+        }
+        *largest = most;
+    }
+    return total;
+}
+
+/* Sums of h g over pieces; without h, of 0 g, which tells whether g is finite. */
+void product(long first, long last, const long (*piece)[3], T *const *h, T *const *g,
+             T *const *second, const long *width, double *out)
 {
     for (long p = first; p < last; p++) {
-        const T *y = b[piece[p][0]] + piece[p][1];
-        const long n = piece[p][2];
-        V s[4] = {0};
-        long i = 0;
-        for (; i + 4 * LANES <= n; i += 4 * LANES)
-            for (int k = 0; k < 4; k++) s[k] += *(const V *)(y + i + k * LANES) * (T)0;
-        double total = 0;
-        for (int k = 0; k < 4; k++)
-            for (int j = 0; j < LANES; j++) total += s[k][j];
-        for (; i < n; i++) total += y[i] * (T)0;
+        const long owner = piece[p][0], start = piece[p][1], n = piece[p][2];
+        const long columns = width[owner];
+        const T *a = g[owner] + (columns ? start / columns : start);
+        if (!columns) {
+            out[p] = h ? dot(h[owner] + start, a, n) : zero_if_finite(a, n, 0);
+            continue;
+        }
+        double total = 0, rows = 0, along = 0;
+        if (h)
+            for (long q = 0; q < n / columns; q++)
+                total += a[q] * dot(h[owner] + start + q * columns, second[owner], columns);
+        else
+            total = zero_if_finite(a, n / columns, &rows)
+                    + zero_if_finite(second[owner], columns, &along)
+                    + (T)rows * (T)along * (T)0;
         out[p] = total;
     }
 }
@@ -75,30 +99,66 @@ void check(long first, long last, const long (*piece)[3], T *const *b, double *o
 # Pieces are taken from the last to the first: the products' last ones are still in the cache.
 MOVE = """
 void move(long first, long last, const long (*piece)[3], T *const *tensors, long count,
-          const double *numbers, const double *c)
+          T *const *second, const long *width, const double *numbers, const double *c)
 {
     for (long p = last - 1; p >= first; p--) {
-        const long owner = piece[p][0], n = piece[p][2];
+        const long owner = piece[p][0], start = piece[p][1], n = piece[p][2];
+        const long columns = width[owner];
         const double v_t = numbers[owner];
         const T alpha = (T)numbers[count + owner];
         const T shrink = (T)numbers[2 * count + owner];
         const T decay = (T)numbers[3 * count + owner];
+        const T *restrict p_g = tensors[owner] + (columns ? start / columns : start);
 @pointers@
 @once@
-        for (long i = 0; i < n; i++) {
-@load@
-@each@
-            const T dw = -(alpha * @u@) - shrink * v_w;
-            p_w[i] = v_w + dw;
-@store@
-        }
+        if (!columns)
+            for (long i = 0; i < n; i++) {
+                const T v_g = p_g[i];
+@body@
+            }
+        else
+            for (long q = 0; q < n / columns; q++) {
+                const T factor = p_g[q], *restrict p_b = second[owner];
+                for (long j = 0; j < columns; j++) {
+                    const long i = q * columns + j;
+                    const T v_g = factor * p_b[j];
+@body@
+                }
+            }
+    }
+}
+
+/* Products and move of one learner after the other, while its trace is in the cache; z by block.
+   A learner whose z is not finite is left as it is. */
+void learners(long first, long last, const long (*piece)[3], const long *end, long blocks,
+              const long *block, long each, T *const *tensors, long count, T *const *h,
+              T *const *second, const long *width, const double *numbers, const double *c,
+              double *sums, double *z, char *ok)
+{
+    for (long r = first; r < last; r++) {
+        const long from = r ? end[r * each - 1] : 0, to = end[(r + 1) * each - 1];
+        product(from, to, piece, h, tensors, second, width, sums);
+        for (long b = 0; b < blocks; b++) z[r * blocks + b] = 0;
+        for (long p = from; p < to; p++) z[r * blocks + block[piece[p][0]]] += sums[p];
+        double all = 0;
+        for (long b = 0; b < blocks; b++) all += z[r * blocks + b] * 0;
+        ok[r] = all == 0;
+        if (ok[r]) move(from, to, piece, tensors, count, second, width, numbers, c);
     }
 }
 """
 
+BODY = """
+@load@
+@each@
+const T dw = -(alpha * @u@) - shrink * v_w;
+p_w[i] = v_w + dw;
+@store@
+"""
+
 META = """
-void meta(long count, const char *active, const double *z, const double *eta, double low,
-          double high, T *p_beta, T *p_t, @arguments@const double *c)
+void meta(long count, const char *active, const double *z, const double *eta, const double *low,
+          const double *high, T *p_beta, T *p_t, @arguments@const double *c)
 {
     for (long i = 0; i < count; i++) {
         if (!active[i]) continue;
@@ -106,14 +166,12 @@ void meta(long count, const char *active, const double *z, const double *eta, do
 @load@
 @once@
 @each@
-        p_beta[i] = (T)fmin(fmax(p_beta[i] - eta[i] * @u@, low), high);
+        p_beta[i] = (T)fmin(fmax(p_beta[i] - eta[i] * @u@, low[i]), high[i]);
         p_t[i] = (T)v_t;
 @store@
     }
 }
 """
-
-CALL = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
 
 def _lines(lines: list[str], indent: int) -> str:
@@ -124,6 +182,13 @@ def _fill(template: str, **parts: str) -> str:
     for name, text in parts.items():
         template = template.replace(f"@{name}@", text)
     return template
+
+
+def _declare(function: Any, kinds: str) -> Any:
+    """A C function that takes long integers (l) and pointers (p) and returns nothing."""
+    function.argtypes = [{"l": ctypes.c_long, "p": ctypes.c_void_p}[kind] for kind in kinds]
+    function.restype = None
+    return function
 
 
 def _formula(rule: Rule) -> Formula:
@@ -139,6 +204,10 @@ class Moves:
 
     Raises:
         CannotTrace, CannotBuild: why there are none.
+
+    Attributes:
+        names: the arrays of each tensor, in the order in which their addresses are passed.
+        constants: the rule's options.
     """
 
     def __init__(self, rule: Rule, dtype: torch.dtype, adaptive: bool) -> None:
@@ -146,32 +215,30 @@ class Moves:
         writer = Writer(C_TYPES[dtype])
         u = writer.value(formula.u)
         new = {name: writer.value(x) for name, x in formula.new.items()}
-        self.names = ("w", "g", *rule.slots, *(("h",) if adaptive else ()))
-        source = "piece[p][1] + tensors[%d * count + owner]"
+        held = ("w", *rule.slots, *(("h",) if adaptive else ()))
+        self.names = ("g", *held)
         pointers = [
-            f"{'const ' if name == 'g' else ''}T *restrict p_{name} = {source % k};"
-            for k, name in enumerate(self.names)
+            f"T *restrict p_{name} = tensors[{k} * count + owner] + start;"
+            for k, name in enumerate(held, 1)
         ]
         store = [f"p_{name}[i] = {value};" for name, value in new.items()]
         store += ["p_h[i] = decay * v_h + dw;"] if adaptive else []
+        body = _fill(
+            BODY,
+            load="\n".join(f"const T v_{name} = p_{name}[i];" for name in held),
+            each="\n".join(writer.each),
+            u=u,
+            store="\n".join(store),
+        )
         text = PRELUDE.format(T=C_TYPES[dtype], align=dtype.itemsize) + PRODUCT
         text += _fill(
-            MOVE,
-            pointers=_lines(pointers, 8),
-            once=_lines(writer.once, 8),
-            load=_lines([f"const T v_{name} = p_{name}[i];" for name in self.names], 12),
-            each=_lines(writer.each, 12),
-            u=u,
-            store=_lines(store, 12),
+            MOVE, pointers=_lines(pointers, 8), once=_lines(writer.once, 8), body=body.strip()
         )
         library = _cc.load(text)
         self.constants = array("d", formula.trace.constants or [0.0])
-        self.product, self.check, self.move = library.product, library.check, library.move
-        self.product.argtypes = (*CALL, ctypes.c_void_p, ctypes.c_void_p)
-        self.check.argtypes = (*CALL, ctypes.c_void_p)
-        self.move.argtypes = (*CALL, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-        for function in (self.product, self.check, self.move):
-            function.restype = None
+        self.product = _declare(library.product, "llpppppp")
+        self.move = _declare(library.move, "llpplpppp")
+        self.learners = _declare(library.learners, "llpplplplppppppp" + "p")
 
 
 class MetaMove:
@@ -197,12 +264,4 @@ class MetaMove:
             store=_lines([f"p_{name}[i] = (T){value};" for name, value in new.items()], 8),
         )
         self.constants = array("d", formula.trace.constants or [0.0])
-        self.function = _cc.load(text).meta
-        self.function.restype = None
-        pointers = (ctypes.c_void_p,) * (3 + len(rule.slots))
-        self.function.argtypes = (
-            ctypes.c_long,
-            *(ctypes.c_void_p,) * 3,
-            *(ctypes.c_double,) * 2,
-            *pointers,
-        )
+        self.function = _declare(_cc.load(text).meta, "l" + "p" * (8 + len(rule.slots)))

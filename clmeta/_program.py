@@ -14,6 +14,7 @@ from clmeta._batched import BatchedNetwork, Gradient, NotBatchable
 from clmeta._device_steps import DeviceSteps
 from clmeta._fuse import CannotCompile
 from clmeta._lockstep import Segment
+from clmeta._native_steps import NativeSteps, moves_for
 from clmeta._stacked import Stacked
 from clmeta._stacked_fine import FineSteps
 from clmeta._tiles import Tiles
@@ -79,13 +80,19 @@ class Program:
         self.stacked = Stacked([p.optimizer for p in prepared], weights, params, base, meta)
         self.fine = FineSteps(self.stacked) if self.stacked.granularity else None
         self.on_cpu = weights[0].device.type == "cpu"
-        self.steps: Any = self.fine
-        if not self.fine:
-            can = compiled and (not self.on_cpu or bool(shutil.which("g++") or shutil.which("cl")))
-            whole = can or not self.on_cpu
-            self.steps = DeviceSteps(self.stacked, can) if whole else Tiles(self.stacked)
+        self.steps: Any = self.fine or self._whole(compiled)
         self._graph: Callable[[Tensor, Tensor], Results] | None = None
         self._shape: torch.Size | None = None
+
+    def _whole(self, compiled: bool) -> Any:
+        """What steps blocks of whole tensors: C, a compiled program, or torch's operations."""
+        moves = moves_for(self.stacked) if self.on_cpu else None
+        if moves is not None:
+            return NativeSteps(self.stacked, moves)
+        can = compiled and (not self.on_cpu or bool(shutil.which("g++") or shutil.which("cl")))
+        if can or not self.on_cpu:
+            return DeviceSteps(self.stacked, can)
+        return Tiles(self.stacked)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with the learners in ``rows`` only."""

@@ -78,7 +78,7 @@ def test_hyperparameters_and_batches_do_not_break_the_equations(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clmeta._lists.BATCH", batch)
-        patch.setattr("clmeta._native.PIECE", batch)
+        patch.setattr("clmeta._table.PIECE", batch)
         optimizer = MetaOptimize(
             list(zip(NAMES, params, strict=True)),
             blocks=spec,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from optimizer_parts import NAMES, feed, gradients, lists, params_of, run
 from torch import nn
 
-from clmeta import MetaOptimize, _cc, _native
+from clmeta import MetaOptimize, _cc, _table
 from clmeta.rules import RULES, Adam, Rule, SGDm
 
 needs_compiler = pytest.mark.skipif(_cc.compiler() is None, reason="there is no C compiler")
@@ -83,8 +83,8 @@ def test_any_cut_into_pieces_and_threads_gives_the_same(sizes, piece, threads, d
     made = pair(dtype=dtype, shapes=shapes, alpha0=1e-2, eta=1e-2)
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_native, "PIECE", piece)
-        patch.setattr(_native, "SHARE", 1)
+        patch.setattr(_table, "PIECE", piece)
+        patch.setattr(_table, "SHARE", 1)
         torch.set_num_threads(threads)
         try:
             for params, optimizer in made:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
+from clmeta import _cc, _pool
 from clmeta._batched import BatchedNetwork, NotBatchable, Outer
 from clmeta._chunk_size import learner_bytes
 from clmeta._device_steps import DeviceSteps
-from clmeta._lockstep import Lockstep
+from clmeta._lockstep import Lockstep, Segment
+from clmeta._native_steps import NativeSteps, moves_for
 from clmeta._pool import pool, pool_backward
 from clmeta._program import Program
 from clmeta._tiles import Tiles
@@ -43,14 +47,31 @@ def test_gradients_equal_autograd_and_linear_ones_stay_factored():
             torch.testing.assert_close(dense[row], theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_pooling_equals_torch_also_at_ties():
-    x = torch.randint(0, 3, (5, 4, 8, 6)).float().requires_grad_()
-    g = torch.randn(5, 4, 4, 3)
-    expected = nn.functional.max_pool2d(x, 2)
-    (gradient,) = torch.autograd.grad(expected, x, g)
-    with torch.no_grad():
-        assert torch.equal(pool(x), expected)
-        assert torch.equal(pool_backward(g, x), gradient)
+@pytest.mark.parametrize("in_c", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pooling_equals_torch_also_at_ties(in_c, dtype, monkeypatch):
+    if not in_c:
+        monkeypatch.setattr(_pool, "_in_c", lambda x: None)
+    elif _cc.compiler() is None:
+        pytest.skip("there is no C compiler")
+    assert not in_c or _pool._in_c(torch.zeros(1, 2, 2, dtype=dtype)) is not None
+    for shape in ((5, 4, 8, 6), (1, 3, 2, 2), (2, 3, 6, 38)):
+        x = torch.randint(-2, 3, shape).to(dtype).requires_grad_()
+        g = torch.randn(*shape[:2], shape[2] // 2, shape[3] // 2, dtype=dtype)
+        expected = nn.functional.max_pool2d(x, 2)
+        (gradient,) = torch.autograd.grad(expected, x, g)
+        with torch.no_grad():
+            assert torch.equal(pool(x), expected)
+            assert torch.equal(pool_backward(g, x), gradient)
+            masked = gradient * (x > 0)
+            assert torch.equal(pool_backward(g, x, positive=True), masked)
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_pooling_lets_no_nan_get_lost(at):
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 2, 2)
+    x.view(-1)[at] = math.nan
+    assert pool(x).isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -113,24 +134,71 @@ def test_predicted_memory_grows_with_the_network_and_the_trace():
     assert learner_bytes(fixed) < learner_bytes(small)
 
 
+def native(stacked):
+    return NativeSteps(stacked, moves_for(stacked))
+
+
+@pytest.mark.parametrize("way", [DeviceSteps, native])
 @pytest.mark.parametrize("base", ["sgd", "sgdm", "rmsprop", "adamw", "lion"])
 @pytest.mark.parametrize("meta", ["none", "adam"])
-def test_the_masked_step_of_accelerators_equals_the_tiles(base, meta):
+def test_every_way_to_step_equals_the_tiles(base, meta, way):
     """What a GPU runs, uncompiled, is checked here on the CPU."""
+    if way is native and _cc.compiler() is None:
+        pytest.skip("there is no C compiler")
     blocks = ("scalar", "head", "layer")
     configs = [
         config(base=base, meta=meta, seed=s, blocks=b, eta=1e-2) for s, b in enumerate(blocks)
     ]
     prepared = [prepare(each) for each in configs]
-    tiled, whole = Program(prepared), Program(prepared)
-    assert isinstance(tiled.steps, Tiles)
-    whole.steps = DeviceSteps(whole.stacked)
+    tiled, other = Program(prepared), Program(prepared)
+    tiled.steps, other.steps = Tiles(tiled.stacked), way(other.stacked)
     (segment, *_) = Lockstep([p.stream for p in prepared])
-    for program in (tiled, whole):
+    for program in (tiled, other):
         program.run(segment)
-    torch.testing.assert_close(tiled.stacked.alpha, whole.stacked.alpha, rtol=1e-5, atol=0)
-    for a, b in zip(tiled.stacked.w, whole.stacked.w, strict=True):
+        program.keep([0, 2])
+        program.run(Segment(segment.x[:9, ::2], segment.y[:9, ::2], [0, 0]))
+    torch.testing.assert_close(tiled.stacked.alpha, other.stacked.alpha, rtol=1e-5, atol=0)
+    for a, b in zip(tiled.stacked.w, other.stacked.w, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("meta", ["none", "adam"])
+@pytest.mark.parametrize("way", [Tiles, DeviceSteps, native])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_learner_whose_gradient_is_not_finite_stays_and_the_others_do_not(meta, way, bad):
+    if way is native and _cc.compiler() is None:
+        pytest.skip("there is no C compiler")
+    prepared = [prepare(config(meta=meta, seed=seed, blocks="layer")) for seed in range(3)]
+    program = Program(prepared)
+    program.steps = way(program.stacked)
+    (segment, *_) = Lockstep([p.stream for p in prepared])
+    program.run(Segment(segment.x[:5], segment.y[:5], segment.task))
+    grads, _, _ = program.gradients(segment.x[5], segment.y[5])
+    outer = next(g for g in grads if isinstance(g, Outer))
+    outer.b[1, 0, 3] = bad
+    before = [x.clone() for x in program.stacked.w]
+    program.steps.step(grads)
+    s = program.stacked
+    assert s.withheld.tolist() == [0, 1, 0]
+    assert s.first.tolist() == [-1, 5, -1]
+    assert s.steps.flatten().tolist() == [6, 5, 6]
+    for old, new in zip(before, s.w, strict=True):
+        assert [torch.equal(a, b) for a, b in zip(old, new, strict=True)] == [False, True, False]
+
+
+def test_threads_share_the_learners_and_change_nothing(monkeypatch):
+    monkeypatch.setattr("clmeta._table.SHARE", 1)
+    prepared = [prepare(config(seed=seed, blocks="layer")) for seed in range(3)]
+    programs = [Program(prepared) for _ in range(2)]
+    (segment, *_) = Lockstep([p.stream for p in prepared])
+    for threads, program in enumerate(programs, 1):
+        torch.set_num_threads(threads)
+        try:
+            program.run(Segment(segment.x[:9], segment.y[:9], segment.task))
+        finally:
+            torch.set_num_threads(1)
+    for a, b in zip(*(program.tensors() for program in programs), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_the_masked_step_keeps_its_tensors():

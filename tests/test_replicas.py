@@ -92,6 +92,7 @@ def test_a_convolutional_network_equals_single_runs(tmp_path):
 @pytest.mark.parametrize(("base", "meta"), [("adamw", "adam"), ("lion", "sgd"), ("sgdm", "none")])
 def test_the_compiled_program_equals_single_runs(base, meta, tmp_path, monkeypatch):
     monkeypatch.setattr(_chunk, "WORTH_COMPILING", 0)
+    monkeypatch.setattr("clmeta._program.moves_for", lambda stacked: None)
     configs = [
         config(base=base, meta=meta, alpha0=1e-4, seed=seed, blocks=blocks)
         for seed, blocks in ((0, "scalar"), (1, "head"))
@@ -110,6 +111,7 @@ def test_without_a_compiler_it_says_so_and_goes_on(tmp_path, monkeypatch):
         raise CannotCompile("no compiler here")
 
     monkeypatch.setattr(_chunk, "WORTH_COMPILING", 0)
+    monkeypatch.setattr("clmeta._program.moves_for", lambda stacked: None)
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/" + name)
     monkeypatch.setattr("clmeta._device_steps.Fused", broken)
     configs = [config(seed=0), config(seed=1)]
