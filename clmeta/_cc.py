@@ -36,7 +36,7 @@ class CannotBuild(Exception):
 
 def compiler() -> list[str] | None:
     """The C compiler's command, or None where there is none or it is turned off."""
-    if os.environ.get("CLMETA_NATIVE", "1") == "0" or os.name != "posix":
+    if os.environ.get("CLMETA_NATIVE", "1") == "0" or ctypes.sizeof(ctypes.c_long) != 8:
         return None
     given = shlex.split(os.environ.get("CC", ""))
     for command in [given] if given else [["cc"], ["gcc"], ["clang"]]:

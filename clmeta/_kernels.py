@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from clmeta import _cc
-from clmeta._expression import CannotTrace, Formula, Writer, trace_rule
+from clmeta._c_writer import Writer
+from clmeta._expression import CannotTrace, Formula, trace_rule
 from clmeta.rules import Rule
 
 C_TYPES = {torch.float32: "float", torch.float64: "double"}

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from clmeta import _cc
+
 PACKAGES = (
     "clmeta",
     "torch",
@@ -62,6 +64,13 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+def _c_compiler() -> str | None:
+    """The compiler that steps on the CPU are built with; without one they round otherwise."""
+    command = _cc.compiler()
+    said = _output(*command, "--version") if command else None
+    return said.splitlines()[0] if said else None
+
+
 def describe_environment() -> dict[str, Any]:
     """Versions, platform, processors, devices, git revisions, command line and UTC time."""
     import torch
@@ -80,6 +89,7 @@ def describe_environment() -> dict[str, Any]:
         "cpu": _cpu(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "c_compiler": _c_compiler(),
         "cuda": torch.version.cuda,
         "cuda_devices": devices,
         "git": {

@@ -210,3 +210,43 @@ def test_the_masked_step_keeps_its_tensors():
     (segment, *_) = Lockstep([p.stream for p in prepared])
     program.run(segment)
     assert [tensor.data_ptr() for tensor in program.tensors()] == before
+
+
+class Crooked(nn.Module):
+    """Every disguise that a reshape can have, and some that are none."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = x.view(-1, 3, 2, 2).reshape(-1, 12).unsqueeze(1).permute(1, 0, 2).reshape(-1, 3, 4)
+        x = x.transpose(1, 2).transpose(1, 2).permute(0, 2, 1).reshape(-1, 12) * 1
+        x = torch.tanh(self.first(x.view(-1, 12)))
+        return self.second(x.view(-1, 2, 3).permute(0, 2, 1).flatten(1).expand(len(x), 6)).view(
+            -1, 3
+        )
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_simplified_program_computes_the_same(batch):
+    torch.manual_seed(0)
+    models = [Crooked() for _ in range(3)]
+    names = [name for name, _ in models[0].named_parameters()]
+    weights = [
+        torch.stack([dict(m.named_parameters())[name].detach() for m in models]) for name in names
+    ]
+    x, y = torch.randn(3, batch, 3, 2, 2), torch.randint(0, 3, (3, batch))
+    network = BatchedNetwork(models[0], names)
+    grads, losses, shares = network(weights, x, y)
+    (program, _) = next(iter(network._programs.values()))
+    targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert torch.ops.aten.mul.Scalar not in targets
+    for row, model in enumerate(models):
+        out = model(x[row])
+        loss = nn.functional.cross_entropy(out, y[row])
+        torch.testing.assert_close(losses[row], loss.detach())
+        assert shares[row] == (out.argmax(1) == y[row]).float().mean()
+        for mine, theirs in zip(grads, torch.autograd.grad(loss, model.parameters()), strict=True):
+            dense = mine.dense() if isinstance(mine, Outer) else mine
+            torch.testing.assert_close(dense[row], theirs, rtol=1e-4, atol=1e-6)
