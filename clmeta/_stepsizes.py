@@ -67,6 +67,7 @@ class StepSizes:
         self.calls = torch.zeros((), device=device, dtype=torch.int64)
         self.withheld = self.calls.clone()
         self.first_withheld = torch.full_like(self.calls, NEVER)
+        self._etas: tuple[tuple[float, ...], Tensor] | None = None
 
     def __len__(self) -> int:
         return self.beta.numel()
@@ -85,7 +86,7 @@ class StepSizes:
     def update(
         self,
         z: Tensor,
-        eta: float | Tensor,
+        etas: Sequence[float],
         low: float | None,
         high: float,
         keep: Tensor | None,
@@ -94,18 +95,25 @@ class StepSizes:
 
         Args:
             z: (B,) meta-gradients.
-            eta: meta step size, one or (B,).
+            etas: B meta step sizes.
             low, high: bounds of beta.
             keep: (B,) bool, the blocks to update; None for all of them.
         """
         if self.rule is None:
             return
         t = self.t + 1
+        eta = etas[0] if len(set(etas)) == 1 else self._on_device(tuple(etas))
         changes = meta_changes(self.rule, z, self.beta, self.state, t, eta, low, high)
         # In place: a CUDA graph replays writes to these tensors, not new names for others.
         for old, new in (*changes, (self.t, t)):
             old.copy_(new if keep is None else torch.where(keep, new, old))
         torch.exp(self.beta, out=self.alpha)
+
+    def _on_device(self, etas: tuple[float, ...]) -> Tensor:
+        """Kept from step to step: a CUDA graph can't capture a copy from the host."""
+        if self._etas is None or self._etas[0] != etas:
+            self._etas = etas, self.beta.new_tensor(etas)
+        return self._etas[1]
 
     def note_withheld(self, z: Tensor, bad: Tensor) -> None:
         """Where bad, count a withheld update and keep where the first was; no synchronisation."""

@@ -213,13 +213,8 @@ class MetaOptimize(torch.optim.Optimizer):
 
     def meta_update(self, z: Tensor, keep: Tensor | None) -> None:
         """Move beta of all blocks (or those to keep) by the meta rule."""
-        etas = {group["eta"] for group in self.param_groups}
-        eta: float | Tensor = (
-            etas.pop()
-            if len(etas) == 1
-            else z.new_tensor([group["eta"] for group in self.param_groups])
-        )
-        self.sizes.update(z, eta, *self.beta_bounds(self.param_groups[0]), keep)
+        etas = [group["eta"] for group in self.param_groups]
+        self.sizes.update(z, etas, *self.beta_bounds(self.param_groups[0]), keep)
 
     # ---- groups, saving and loading --------------------------------------------------------
 
