@@ -12,13 +12,14 @@ class Writer:
 
     Args:
         kind: ``"float"`` or ``"double"``, the type to compute arrays in.
+        tag: what all names begin with; the constants are in an array ``{tag}c``.
 
     Attributes:
         once, each: the statements before the loop over numbers, and inside it.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, tag: str = "") -> None:
+        self.kind, self.tag = kind, tag
         self.suffix = "f" if kind == "float" else ""
         self.once: list[str] = []
         self.each: list[str] = []
@@ -33,7 +34,7 @@ class Writer:
         return self._names[symbol]
 
     def _once(self, symbol: Symbol) -> str:
-        name = f"k{len(self.once)}"
+        name = f"{self.tag}k{len(self.once)}"
         self.once.append(f"const {self.kind} {name} = {self._scalar(symbol)};")
         return name
 
@@ -43,7 +44,7 @@ class Writer:
             # A product with the inverse, which is computed once.
             kind, args = "{} * {}", (args[0], args[1].trace.op("{} / {}", 1, args[1]))
         text = self._text(kind, [self.value(x) for x in args], self.suffix)
-        name = f"x{len(self.each)}"
+        name = f"{self.tag}x{len(self.each)}"
         self.each.append(f"const {self.kind} {name} = {text};")
         return name
 
@@ -51,7 +52,7 @@ class Writer:
         if symbol.kind == "input":
             return str(symbol.args[0])
         if symbol.kind == "constant":
-            return f"c[{symbol.args[0]}]"
+            return f"{self.tag}c[{symbol.args[0]}]"
         return f"({self._text(symbol.kind, [self._scalar(x) for x in symbol.args], '')})"
 
     @staticmethod

@@ -258,8 +258,8 @@ class Formula:
     new: dict[str, Symbol]
 
 
-def trace_rule(rule: Rule) -> Formula:
-    """The formula of a rule's ``update`` in the inputs g, t and its slots.
+def trace_rule(rule: Rule, tag: str = "") -> Formula:
+    """The formula of a rule's ``update`` in the inputs g, t and its slots, named after ``tag``.
 
     Raises:
         CannotTrace: saying what the rule does beyond it.
@@ -267,10 +267,10 @@ def trace_rule(rule: Rule) -> Formula:
     trace = Trace()
     if not all(name.isidentifier() and name.isascii() for name in rule.slots):
         raise CannotTrace(f"has slots {rule.slots}")
-    state = {name: trace.input(name) for name in rule.slots}
-    t: Any = trace.input("t", array=False)
+    state = {name: trace.input(tag + name) for name in rule.slots}
+    t: Any = trace.input(f"{tag}t", array=False)
     try:
-        u, new = rule.update(trace.input("g"), dict(state), t)
+        u, new = rule.update(trace.input(f"{tag}g"), dict(state), t)
         symbols = {name: trace.symbol(new[name]) for name in rule.slots}
         return Formula(trace, trace.symbol(u), symbols)
     except CannotTrace:

@@ -175,29 +175,31 @@ void meta(long count, const char *active, const double *z, const double *eta, co
 """
 
 
-def _lines(lines: list[str], indent: int) -> str:
-    return "\n".join(" " * indent + line for line in lines)
+def lines(several: list[str], indent: int) -> str:
+    """Lines of C, one below the other."""
+    return "\n".join(" " * indent + line for line in several)
 
 
-def _fill(template: str, **parts: str) -> str:
+def fill(template: str, **parts: str) -> str:
+    """A template with each ``@name@`` replaced."""
     for name, text in parts.items():
         template = template.replace(f"@{name}@", text)
     return template
 
 
-def _declare(function: Any, kinds: str) -> Any:
+def declare(function: Any, kinds: str) -> Any:
     """A C function that takes long integers (l) and pointers (p) and returns nothing."""
     function.argtypes = [{"l": ctypes.c_long, "p": ctypes.c_void_p}[kind] for kind in kinds]
     function.restype = None
     return function
 
 
-def _formula(rule: Rule) -> Formula:
+def formula_of(rule: Rule, tag: str = "") -> Formula:
     """A rule's formula; only of rules whose options can't change between steps."""
     fields = {field.name for field in dataclasses.fields(rule)}
     if not type(rule).__dataclass_params__.frozen or not vars(rule).keys() <= fields:  # type: ignore[attr-defined]
         raise CannotTrace("its attributes may change")
-    return trace_rule(rule)
+    return trace_rule(rule, tag)
 
 
 class Moves:
@@ -212,7 +214,7 @@ class Moves:
     """
 
     def __init__(self, rule: Rule, dtype: torch.dtype, adaptive: bool) -> None:
-        formula = _formula(rule)
+        formula = formula_of(rule)
         writer = Writer(C_TYPES[dtype])
         u = writer.value(formula.u)
         new = {name: writer.value(x) for name, x in formula.new.items()}
@@ -224,7 +226,7 @@ class Moves:
         ]
         store = [f"p_{name}[i] = {value};" for name, value in new.items()]
         store += ["p_h[i] = decay * v_h + dw;"] if adaptive else []
-        body = _fill(
+        body = fill(
             BODY,
             load="\n".join(f"const T v_{name} = p_{name}[i];" for name in held),
             each="\n".join(writer.each),
@@ -232,14 +234,14 @@ class Moves:
             store="\n".join(store),
         )
         text = PRELUDE.format(T=C_TYPES[dtype], align=dtype.itemsize) + PRODUCT
-        text += _fill(
-            MOVE, pointers=_lines(pointers, 8), once=_lines(writer.once, 8), body=body.strip()
+        text += fill(
+            MOVE, pointers=lines(pointers, 8), once=lines(writer.once, 8), body=body.strip()
         )
         library = _cc.load(text)
         self.constants = array("d", formula.trace.constants or [0.0])
-        self.product = _declare(library.product, "llpppppp")
-        self.move = _declare(library.move, "llpplpppp")
-        self.learners = _declare(library.learners, "llpplplplppppppp" + "p")
+        self.product = declare(library.product, "llpppppp")
+        self.move = declare(library.move, "llpplpppp")
+        self.learners = declare(library.learners, "llpplplplppppppp" + "p")
 
 
 class MetaMove:
@@ -250,19 +252,19 @@ class MetaMove:
     """
 
     def __init__(self, rule: Rule, dtype: torch.dtype) -> None:
-        formula = _formula(rule)
+        formula = formula_of(rule)
         writer = Writer("double")
         u = writer.value(formula.u)
         new = {name: writer.value(x) for name, x in formula.new.items()}
         text = PRELUDE.format(T=C_TYPES[dtype], align=dtype.itemsize)
-        text += _fill(
+        text += fill(
             META,
             arguments="".join(f"T *p_{name}, " for name in rule.slots),
-            load=_lines([f"const double v_{name} = p_{name}[i];" for name in rule.slots], 8),
-            once=_lines(writer.once, 8),
-            each=_lines(writer.each, 8),
+            load=lines([f"const double v_{name} = p_{name}[i];" for name in rule.slots], 8),
+            once=lines(writer.once, 8),
+            each=lines(writer.each, 8),
             u=u,
-            store=_lines([f"p_{name}[i] = (T){value};" for name, value in new.items()], 8),
+            store=lines([f"p_{name}[i] = (T){value};" for name, value in new.items()], 8),
         )
         self.constants = array("d", formula.trace.constants or [0.0])
-        self.function = _declare(_cc.load(text).meta, "l" + "p" * (8 + len(rule.slots)))
+        self.function = declare(_cc.load(text).meta, "l" + "p" * (8 + len(rule.slots)))

@@ -56,6 +56,7 @@ class Table:
         sizes: numbers of each tensor.
         names: of the arrays that there are of each.
         widths: of those whose gradient is an outer product, its second factor's length; else 0.
+        runs: numbers that may not be cut apart, of each tensor; its width or 1 unless given.
 
     Attributes:
         pieces: (tensor, first number, numbers) of each piece, one after the other.
@@ -64,7 +65,11 @@ class Table:
     """
 
     def __init__(
-        self, sizes: Sequence[int], names: Sequence[str], widths: Sequence[int] = ()
+        self,
+        sizes: Sequence[int],
+        names: Sequence[str],
+        widths: Sequence[int] = (),
+        runs: Sequence[int] = (),
     ) -> None:
         self.count = len(sizes)
         self.total = sum(sizes)
@@ -74,8 +79,8 @@ class Table:
         self.pieces = array("q")
         self.ends = []
         for k, size in enumerate(sizes):
-            width = self.widths[k]
-            step = max(width, PIECE // width * width) if width else PIECE
+            run = runs[k] if runs else max(self.widths[k], 1)
+            step = max(run, PIECE // run * run)
             for start in range(0, size, step):
                 self.pieces.extend((k, start, min(step, size - start)))
             self.ends.append(len(self.pieces) // 3)

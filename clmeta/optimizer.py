@@ -16,6 +16,7 @@ from clmeta._groups import make_groups
 from clmeta._lists import state_dtype
 from clmeta._masked import MaskedPath
 from clmeta._native import NativePath, is_native
+from clmeta._native_fine import NativeFinePath
 from clmeta._path import Path
 from clmeta._stepsizes import StepSizes
 from clmeta._wrapped import WrappedPath
@@ -141,15 +142,17 @@ class MetaOptimize(torch.optim.Optimizer):
             compile=compile,
         )
         self._path: Path
-        whole_on_cpu = first.device.type == "cpu" and not self.granularity
+        on_cpu = first.device.type == "cpu"
         if rule is None:
             self._path = WrappedPath(self, base)  # type: ignore[arg-type]
         elif hessian.kind != "free":
             self._path = CurvedPath(self, rule, self.granularity, hessian)
-        elif compile and not (whole_on_cpu and is_native(rule, first.dtype, meta_rule is not None)):
-            self._path = CompiledPath(self, rule, self.granularity)
-        elif whole_on_cpu:
+        elif on_cpu and self.granularity:
+            self._path = NativeFinePath(self, rule, self.granularity)
+        elif on_cpu and (not compile or is_native(rule, first.dtype, meta_rule is not None)):
             self._path = NativePath(self, rule)
+        elif compile:
+            self._path = CompiledPath(self, rule, self.granularity)
         else:
             self._path = MaskedPath(self, rule, self.granularity)
 

@@ -63,6 +63,8 @@ MAKERS = {
     ),
     "weight": lambda params: MetaOptimize(params, blocks="weight"),
     "node": lambda params: MetaOptimize(params, blocks="node"),
+    "weight, masked": lambda params: masked(MetaOptimize(params, blocks="weight")),
+    "node, masked": lambda params: masked(MetaOptimize(params, blocks="node")),
     "fixed": lambda params: MetaOptimize(params, meta="none", blocks="layer"),
 }
 every_path = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

@@ -13,6 +13,7 @@ from clmeta import MetaOptimize, _cc
 from clmeta._compiled import CompiledPath, CompileWarning
 from clmeta._fuse import CannotCompile
 from clmeta._native import NativePath
+from clmeta._native_fine import NativeFinePath
 from clmeta.rules import Rule
 
 BASES = ("sgd", "sgdm", "rmsprop", "adamw", "lion")
@@ -121,7 +122,7 @@ def test_on_the_cpu_it_is_for_what_has_no_c_program():
     can = _cc.compiler() is not None
     assert isinstance(path("adamw"), NativePath if can else CompiledPath)
     assert isinstance(path(Centred()), CompiledPath)
-    assert isinstance(path("adamw", blocks="weight"), CompiledPath)
+    assert isinstance(path("adamw", blocks="weight"), NativeFinePath)
 
 
 def test_without_a_compiler_it_warns_and_goes_on(monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optimizer_parts import NAMES, feed, gradients, lists, params_of, run
+from optimizer_parts import NAMES, feed, gradients, lists, masked, params_of, run
 from torch import nn
 
 from clmeta import MetaOptimize, _cc, _table
@@ -24,9 +24,10 @@ needs_compiler = pytest.mark.skipif(_cc.compiler() is None, reason="there is no 
 
 
 def pair(*rules, dtype=torch.float64, shapes=None, **options):
-    """(weights, optimiser) by C programs, and by lists, otherwise alike."""
+    """(weights, optimiser) by C programs, and by torch's operations, otherwise alike."""
     made = []
-    for by in (lambda o: o, lists):
+    slow = masked if options.get("blocks") in ("node", "weight") else lists
+    for by in (lambda o: o, slow):
         params = params_of(dtype=dtype, **({"shapes": shapes} if shapes else {}))
         named = params if shapes else list(zip(NAMES, params, strict=True))
         made.append((params, by(MetaOptimize(named, *rules, **options))))
@@ -48,7 +49,7 @@ def assert_alike(made, rtol=1e-12):
         for key, value in mine.state[p].items():
             expected = theirs.state[q][key]
             if key == "step":
-                assert value == expected
+                assert float(value) == float(expected)
             else:
                 torch.testing.assert_close(value, expected, rtol=rtol, atol=rtol * 1e-2)
 
@@ -68,6 +69,43 @@ def test_every_rule_with_every_other_moves_as_by_lists(base):
             run(params, optimizer, gradients(12))
         assert is_native(made[0][1])
         assert_alike(made)
+
+
+@needs_compiler
+@pytest.mark.parametrize("blocks", ["node", "weight"])
+@pytest.mark.parametrize("base", BASES, ids=repr)
+def test_a_step_size_per_unit_or_weight_moves_as_by_torch(base, blocks):
+    for meta in ["none", *BASES]:
+        made = pair(
+            base, meta, blocks=blocks, alpha0=1e-3, eta=1e-2, gamma=0.9, weight_decay=0.1,
+            alpha_min=5e-4, alpha_max=2e-3,
+        )  # fmt: skip
+        for params, optimizer in made:
+            for k, grads in enumerate(gradients(12)):
+                feed(params, grads)
+                if k % 3 == 1:
+                    params[1].grad = params[2].grad = None
+                optimizer.step()
+        assert is_native(made[0][1])
+        assert_alike(made)
+
+
+@needs_compiler
+@settings(max_examples=25, deadline=None)
+@given(
+    shapes=st.lists(st.lists(st.integers(1, 6), max_size=4).map(tuple), min_size=1, max_size=4),
+    blocks=st.sampled_from(["node", "weight"]),
+    piece=st.integers(1, 50),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_any_shape_and_cut_gives_the_same_step_sizes_per_unit(shapes, blocks, piece, dtype):
+    made = pair(dtype=dtype, shapes=shapes, blocks=blocks, alpha0=1e-2, eta=1e-2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_table, "PIECE", piece)
+        for params, optimizer in made:
+            run(params, optimizer, gradients(5, shapes=shapes))
+    assert is_native(made[0][1])
+    assert_alike(made, rtol=1e-11 if dtype == torch.float64 else 1e-4)
 
 
 @needs_compiler
@@ -250,11 +288,12 @@ def test_replaced_state_and_weights_are_followed():
 
 
 @needs_compiler
-def test_a_gradient_that_is_not_finite_moves_nothing():
+@pytest.mark.parametrize("blocks", ["scalar", "node", "weight"])
+def test_a_gradient_that_is_not_finite_moves_nothing(blocks):
     spots = itertools.product((0, 40, 99), (float("nan"), float("inf"), -float("inf")))
     for (at, value), meta in itertools.product(spots, ("adam", "none")):
         params = params_of(shapes=[(100,)])
-        optimizer = MetaOptimize(params, "adamw", meta, nonfinite="skip")
+        optimizer = MetaOptimize(params, "adamw", meta, blocks, nonfinite="skip")
         run(params, optimizer, gradients(2, shapes=[(100,)]))
         before = [params[0].detach().clone(), *copy.deepcopy(optimizer.state[params[0]]).values()]
         params[0].grad[at] = value

@@ -78,7 +78,7 @@ class NoReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("path", ["masked", "weight", "node"])
+@pytest.mark.parametrize("path", ["masked", "weight, masked", "node, masked"])
 def test_the_accelerators_path_never_reads_from_the_device(path):
     params, optimizer = build(MAKERS[path])
     with NoReads():

@@ -1,0 +1,201 @@
+"""A step size per unit or weight on the CPU by a C program; all else goes as on accelerators."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clmeta._kernels import C_TYPES
+from clmeta._kernels_fine import META, FineMoves
+from clmeta._masked import MaskedPath
+from clmeta._native import program_of
+from clmeta._table import Table, address, in_threads
+from clmeta.rules import Rule
+
+if TYPE_CHECKING:
+    from clmeta.optimizer import MetaOptimize
+
+
+class FineRows:
+    """The table of all parameters that have gradients, and their step sizes' memory.
+
+    Args:
+        params: the parameters.
+        states: the optimiser's state of each, with beta.
+        moves: the rules' programs, if there are any.
+    """
+
+    def __init__(
+        self, params: list[Tensor], states: list[dict[str, Any]], moves: FineMoves | None
+    ) -> None:
+        self.params = params
+        self.held = [self.tensors(state) for state in states]
+        self.pointers = [p.data_ptr() for p in params]
+        self.fits = moves is not None and all(map(self._alike, params, states))
+        if moves is None or not self.fits:
+            return
+        self.moves = moves
+        self.alpha = [torch.empty_like(state["beta"]) for state in states]
+        runs = [
+            p.numel() // max(a.numel(), 1) or 1 for p, a in zip(params, self.alpha, strict=True)
+        ]
+        sizes = [p.numel() for p in params]
+        self.runs = array("q", runs)
+        self.table = Table(sizes, moves.names, runs=runs)
+        self.units = Table(sizes, moves.unit_names)
+        self.table.put("w", self.pointers)
+        self.units.put("alpha", [a.data_ptr() for a in self.alpha])
+        for name in moves.names[2:]:
+            self.table.put(name, [state[name].data_ptr() for state in states])
+        for name in moves.unit_names[1:]:
+            self.units.put(name, [state[name].data_ptr() for state in states])
+
+    @staticmethod
+    def tensors(state: dict[str, Any]) -> list[Tensor]:
+        """The state's arrays, without the count."""
+        return [x for name, x in state.items() if name != "step"]
+
+    def valid(self, params: list[Tensor], states: list[dict[str, Any]]) -> bool:
+        """Whether weights and state are still the tensors that were looked up."""
+        if len(params) != len(self.params):
+            return False
+        for p, mine, state, held, pointer in zip(
+            params, self.params, states, self.held, self.pointers, strict=True
+        ):
+            now = self.tensors(state)
+            if p is not mine or p.data_ptr() != pointer or len(now) != len(held):
+                return False
+            if any(a is not b for a, b in zip(now, held, strict=True)):
+                return False
+        return True
+
+    @staticmethod
+    def _alike(p: Tensor, state: dict[str, Any]) -> bool:
+        """Whether a parameter and its state are contiguous arrays of one dtype."""
+        plain = type(p) in (Tensor, torch.nn.Parameter) and p.device.type == "cpu"
+        return plain and all(
+            x.dtype == p.dtype
+            and x.is_contiguous()
+            and x.shape == (state["beta"].shape if _of_units(name) else p.shape)
+            for name, x in {"w": p, **state}.items()
+            if name != "step"
+        )
+
+    def takes(self, grads: list[Tensor]) -> bool:
+        """Whether the gradients are such as the weights; notes their addresses."""
+        if not self.fits:
+            return False
+        for g, p in zip(grads, self.params, strict=True):
+            if g.dtype is not p.dtype or g.layout is not torch.strided or not g.is_contiguous():
+                return False
+        self.table.put("g", [g.data_ptr() for g in grads])
+        return True
+
+
+def _of_units(name: str) -> bool:
+    return name == "beta" or name.startswith(META)
+
+
+class NativeFinePath(MaskedPath):
+    """Steps of all blocks on the CPU with a step size per unit or weight."""
+
+    remade: tuple[str, ...] = ("tables", "programs")
+
+    def __init__(self, optimizer: MetaOptimize, rule: Rule, granularity: str) -> None:
+        super().__init__(optimizer, rule, granularity)
+        self.tables: dict[str, FineRows] = {}
+        self.programs: dict[torch.dtype, FineMoves | None] = {}
+
+    def _rows(self, params: list[Tensor], states: list[dict[str, Any]]) -> FineRows:
+        rows = self.tables.get("now")
+        if rows is None or not rows.valid(params, states):
+            dtype = params[0].dtype
+            if dtype not in self.programs:
+                self.programs[dtype] = (
+                    program_of(FineMoves, self.rule, self.optimizer.sizes.rule, dtype)
+                    if dtype in C_TYPES
+                    else None
+                )
+            same = all(p.dtype == dtype for p in params)
+            moves = self.programs[dtype] if same else None
+            rows = self.tables["now"] = FineRows(params, states, moves)
+        return rows
+
+    def step(self) -> None:
+        """One update of every block with a gradient."""
+        sizes, groups = self.optimizer.sizes, self.optimizer.param_groups
+        params, states, owners = [], [], []
+        for i, group in enumerate(groups):
+            for p in group["params"]:
+                if p.grad is not None:
+                    params.append(p)
+                    states.append(self._state(p, group["alpha0"]))
+                    owners.append(i)
+        if not params:
+            return
+        rows = self._rows(params, states)
+        if not rows.takes([p.grad for p in params]):
+            super().step()
+            return
+        z = self._products(rows, owners)
+        if not all(map(math.isfinite, z)):
+            sizes.note_withheld(torch.tensor(z, dtype=sizes.beta.dtype), torch.tensor(True))
+            return
+        for alpha, state in zip(rows.alpha, states, strict=True):
+            torch.exp(state["beta"], out=alpha)
+            state["step"] += 1
+        self._move_all(rows, owners, [float(state["step"]) for state in states])
+        for i in sorted(set(owners)):
+            members = [(p, p, s) for p, s, j in zip(params, states, owners, strict=True) if j == i]
+            self._show(i, members)
+
+    def _products(self, rows: FineRows, owners: list[int]) -> list[float]:
+        """<h, g> by block, which is finite only where all is; with fixed step sizes 0."""
+        table = rows.table
+        in_threads(
+            rows.moves.product,
+            len(table.sums),
+            table.total,
+            address(table.pieces),
+            table.address("h") if "h" in rows.moves.names else None,
+            table.address("g"),
+            None,
+            address(table.widths),
+            address(table.sums),
+        )
+        z, start = [0.0] * len(self.optimizer.param_groups), 0
+        for owner, end in zip(owners, table.ends, strict=True):
+            z[owner] += sum(table.sums[start:end])
+            start = end
+        return z
+
+    def _move_all(self, rows: FineRows, owners: list[int], counts: list[float]) -> None:
+        """The step of weights, traces, step sizes and their state, in one pass."""
+        table, groups = rows.table, self.optimizer.param_groups
+        bounds = [self.optimizer.beta_bounds(group) for group in groups]
+        lows = [-math.inf if low is None else low for low, _ in bounds]
+        highs = [high for _, high in bounds]
+        by_group = [[group[name] for group in groups] for name in ("gamma", "weight_decay", "eta")]
+        numbers = array("d", counts)
+        for values in (*by_group, lows, highs):
+            numbers.extend([values[owner] for owner in owners])
+        ok = array("b", [1]) * table.count
+        in_threads(
+            rows.moves.fine,
+            len(table.sums),
+            table.total,
+            address(table.pieces),
+            table.address("g"),
+            rows.units.address("alpha"),
+            table.count,
+            address(rows.runs),
+            address(ok),
+            address(numbers),
+            address(rows.moves.constants),
+            address(rows.moves.meta_constants),
+        )
+        torch.autograd.graph.increment_version(rows.params)
