@@ -45,7 +45,7 @@ class NativeSteps:
         table = Table(sizes * len(learners), names, widths * len(learners))
         arrays = {"w": s.w, **s.slots, **({"h": s.h} if s.h else {})}
         for name, xs in arrays.items():
-            table.put(name, _rows(xs, len(learners)))
+            table.put(name, rows_of(xs, len(learners)))
         self.ends = array("q", table.ends)
         self.block = array("q", s.block.flatten().tolist())
         self.eta = s.eta.double().expand_as(s.beta).contiguous()
@@ -62,8 +62,8 @@ class NativeSteps:
         table = self._table
         first = [(g.a if isinstance(g, Outer) else g).contiguous() for g in grads]
         second = [g.b.contiguous() if isinstance(g, Outer) else g for g in grads]
-        table.put("g", _rows(first, count))
-        table.put("second", _rows(second, count))
+        table.put("g", rows_of(first, count))
+        table.put("second", rows_of(second, count))
         alphas = s.alphas().double()
         shrink = alphas * s.kappa
         numbers = torch.stack([(s.steps + 1).expand_as(alphas), alphas, shrink, alphas]).double()
@@ -106,17 +106,25 @@ class NativeSteps:
         torch.exp(s.beta, out=s.alpha)
 
 
-def _rows(xs: Sequence[Tensor], count: int) -> list[int]:
+def rows_of(xs: Sequence[Tensor], count: int) -> list[int]:
     """Addresses of each learner's part of each (R, ...) tensor, learner by learner."""
     starts = [(x.data_ptr(), x.stride(0) * x.element_size()) for x in xs]
     return [start + r * step for r in range(count) for start, step in starts]
 
 
+def plain_arrays(stacked: Stacked) -> bool:
+    """Whether all arrays are the CPU's, contiguous, and of the weights' dtype."""
+    dtype = stacked.w[0].dtype
+    slots = (x for xs in stacked.slots.values() for x in xs)
+    return all(
+        x.dtype == dtype and x.device.type == "cpu" and x.is_contiguous()
+        for x in (*stacked.w, *stacked.h, *slots)
+    )
+
+
 def moves_for(stacked: Stacked) -> Moves | None:
     """The base rule's programs, where the learners' arrays are such as they take."""
     dtype = stacked.w[0].dtype
-    plain = dtype in C_TYPES and all(
-        x.dtype == dtype and x.device.type == "cpu" and x.is_contiguous()
-        for x in (*stacked.w, *stacked.h, *(x for xs in stacked.slots.values() for x in xs))
-    )
-    return program_of(Moves, stacked.base, dtype, bool(stacked.h)) if plain else None
+    if dtype not in C_TYPES or not plain_arrays(stacked):
+        return None
+    return program_of(Moves, stacked.base, dtype, bool(stacked.h))

@@ -14,6 +14,7 @@ from clmeta._batched import BatchedNetwork, Gradient, NotBatchable
 from clmeta._device_steps import DeviceSteps
 from clmeta._fuse import CannotCompile
 from clmeta._lockstep import Segment
+from clmeta._native_fine_steps import NativeFineSteps, fine_moves_for
 from clmeta._native_steps import NativeSteps, moves_for
 from clmeta._stacked import Stacked
 from clmeta._stacked_fine import FineSteps
@@ -78,11 +79,16 @@ class Program:
         params = [[each[name] for name in names] for each in named]
         weights = [torch.stack([p.detach() for p in each]) for each in zip(*params, strict=True)]
         self.stacked = Stacked([p.optimizer for p in prepared], weights, params, base, meta)
-        self.fine = FineSteps(self.stacked) if self.stacked.granularity else None
         self.on_cpu = weights[0].device.type == "cpu"
+        self.fine = self._fine() if self.stacked.granularity else None
         self.steps: Any = self.fine or self._whole(compiled)
         self._graph: Callable[[Tensor, Tensor], Results] | None = None
         self._shape: torch.Size | None = None
+
+    def _fine(self) -> FineSteps:
+        """What steps learners with a step size per unit or weight."""
+        moves = fine_moves_for(self.stacked) if self.on_cpu else None
+        return FineSteps(self.stacked) if moves is None else NativeFineSteps(self.stacked, moves)
 
     def _whole(self, compiled: bool) -> Any:
         """What steps blocks of whole tensors: C, a compiled program, or torch's operations."""

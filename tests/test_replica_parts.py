@@ -13,9 +13,11 @@ from clmeta._batched import BatchedNetwork, NotBatchable, Outer
 from clmeta._chunk_size import learner_bytes
 from clmeta._device_steps import DeviceSteps
 from clmeta._lockstep import Lockstep, Segment
+from clmeta._native_fine_steps import NativeFineSteps
 from clmeta._native_steps import NativeSteps, moves_for
 from clmeta._pool import pool, pool_backward
 from clmeta._program import Program
+from clmeta._stacked_fine import FineSteps
 from clmeta._tiles import Tiles
 from clmeta.config import RunConfig
 from clmeta.models import make_model
@@ -159,6 +161,30 @@ def test_every_way_to_step_equals_the_tiles(base, meta, way):
         program.run(Segment(segment.x[:9, ::2], segment.y[:9, ::2], [0, 0]))
     torch.testing.assert_close(tiled.stacked.alpha, other.stacked.alpha, rtol=1e-5, atol=0)
     for a, b in zip(tiled.stacked.w, other.stacked.w, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(_cc.compiler() is None, reason="there is no C compiler")
+@pytest.mark.parametrize("blocks", ["node", "weight"])
+@pytest.mark.parametrize(("base", "meta"), [("adamw", "adam"), ("lion", "none"), ("sgd", "lion")])
+def test_step_sizes_per_unit_or_weight_are_stepped_in_c_as_by_torch(base, meta, blocks):
+    prepared = [
+        prepare(config(base=base, meta=meta, seed=seed, blocks=blocks, eta=0.01 * seed, alpha0=a))
+        for seed, a in enumerate((1e-3, 1e-4, 1e-3))
+    ]
+    slow, fast = Program(prepared), Program(prepared)
+    slow.fine = slow.steps = FineSteps(slow.stacked)
+    assert isinstance(fast.steps, NativeFineSteps)
+    (segment, *_) = Lockstep([p.stream for p in prepared])
+    poisoned = segment.x[:30].clone()
+    poisoned[7, 1] = math.nan
+    for program in (slow, fast):
+        program.run(Segment(poisoned, segment.y[:30], segment.task))
+        assert program.stacked.withheld.tolist() == [0, 1, 0]
+        program.keep([1, 2])
+        program.run(Segment(segment.x[30:50, 1:], segment.y[30:50, 1:], [0, 0]))
+        assert program.stacked.steps.flatten().tolist() == [49, 50]
+    for a, b in zip(slow.tensors(), fast.tensors(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
