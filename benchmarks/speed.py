@@ -27,8 +27,11 @@ from torch.nn import functional as F
 from transcription import Transcription
 
 from clmeta import MetaOptimize
+from clmeta._compiled import CompiledPath
+from clmeta._lists import ListPath
 from clmeta.environment import describe_environment
 from clmeta.models import make_model
+from clmeta.rules import as_rule
 
 warnings.filterwarnings("ignore")
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -100,12 +103,28 @@ def optimiser_ways(which: str, times: int, device: str) -> dict[str, Any]:
     }
     for base in PAIRS:
         ways[f"MetaOptimize {base}"] = ours(base)
-        if which == "cnn" or base == "adamw":  # 62 tensors take a minute to compile
-            ways[f"MetaOptimize {base}, compile=True"] = ours(base, compile=True)
+    if device == "cpu":  # what remains where there is no C compiler
+        ways["MetaOptimize adamw, by lists"] = made(
+            lambda named: by(ListPath, MetaOptimize(named, weight_decay=0.1, gamma=0.999))
+        )
     if which == "cnn":
+        ways["MetaOptimize adamw, by torch.compile"] = made(
+            lambda named: by(
+                CompiledPath, MetaOptimize(named, weight_decay=0.1, gamma=0.999), granularity=None
+            )
+        )
         for blocks in ("layer", "node", "weight"):
             ways[f"MetaOptimize adamw {blocks}"] = ours("adamw", blocks=blocks)
+    ways["MetaOptimize adamw, fixed step sizes"] = made(
+        lambda named: MetaOptimize(named, "adamw", "none", weight_decay=0.1)
+    )
     return ways
+
+
+def by(path: Any, optimizer: MetaOptimize, **options: Any) -> MetaOptimize:
+    """The optimiser, made to go another way than it would choose."""
+    optimizer._path = path(optimizer, as_rule("adamw", "base"), **options)
+    return optimizer
 
 
 def online_ways(steps: int, device: str, avalanche: bool) -> dict[str, Any]:
@@ -132,9 +151,6 @@ def online_ways(steps: int, device: str, avalanche: bool) -> dict[str, Any]:
         f"plain loop, {FUSED}": way(lambda m: torch.optim.AdamW(m.parameters(), fused=True)),
         "plain loop, transcription": way(lambda m: Transcription([m.parameters()])),
         "plain loop, MetaOptimize": way(lambda m: MetaOptimize(m.named_parameters(), **options)),
-        "plain loop, MetaOptimize, compile=True": way(
-            lambda m: MetaOptimize(m.named_parameters(), compile=True, **options)
-        ),
     }
     if avalanche:
         from online import avalanche as in_avalanche
