@@ -155,6 +155,8 @@ def _rewrite_pool(graph: fx.Graph, node: fx.Node) -> None:
     plain = [list(a) if isinstance(a, (list, tuple)) else a for a in rest]
     if plain not in ([[2, 2]], [[2, 2], [2, 2]]) or size[-1] % 2 or size[-2] % 2:
         return
+    if not x.meta["val"].is_contiguous():  # type: ignore[union-attr]
+        return
     uses = list(node.users)
     if any(use.target is not operator.getitem for use in uses):
         return

@@ -23,15 +23,16 @@ class Writer:
         self.suffix = "f" if kind == "float" else ""
         self.once: list[str] = []
         self.each: list[str] = []
-        self._names: dict[Symbol, str] = {}
+        self._names: dict[int, tuple[Symbol, str]] = {}  # held, so that an id means one symbol
 
     def value(self, symbol: Symbol) -> str:
         """The C name of a symbol's value inside the loop over numbers."""
         if symbol.array and symbol.kind == "input":
             return str(symbol.args[0])
-        if symbol not in self._names:
-            self._names[symbol] = self._array(symbol) if symbol.array else self._once(symbol)
-        return self._names[symbol]
+        if id(symbol) not in self._names:
+            name = self._array(symbol) if symbol.array else self._once(symbol)
+            self._names[id(symbol)] = symbol, name
+        return self._names[id(symbol)][1]
 
     def _once(self, symbol: Symbol) -> str:
         name = f"{self.tag}k{len(self.once)}"

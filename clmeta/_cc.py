@@ -20,7 +20,15 @@ from pathlib import Path
 
 #: No errno and no traps, so that roots and choices become vector instructions. Not -ffast-math:
 #: it would drop the checks for numbers that are not finite, and flush denormals process-wide.
-FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = (
+    "-O3",
+    "-std=gnu11",
+    "-fPIC",
+    "-shared",
+    "-fno-fast-math",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
 #: For this processor; vectors of 64 bytes, where it has them, bring 3 to 8 % (docs/speed.md).
 NATIVE = (
     ("-mcpu=native",)
@@ -38,7 +46,10 @@ def compiler() -> list[str] | None:
     """The C compiler's command, or None where there is none or it is turned off."""
     if os.environ.get("CLMETA_NATIVE", "1") == "0" or ctypes.sizeof(ctypes.c_long) != 8:
         return None
-    given = shlex.split(os.environ.get("CC", ""))
+    try:
+        given = shlex.split(os.environ.get("CC", ""))
+    except ValueError:  # an open quotation
+        return None
     for command in [given] if given else [["cc"], ["gcc"], ["clang"]]:
         if shutil.which(command[0]):
             return command
@@ -73,23 +84,30 @@ def load(source: str) -> ctypes.CDLL:
     if command is None:
         raise CannotBuild("no C compiler")
     parts = (source, *command, *FLAGS, *NATIVE, platform.platform(), _machine())
-    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".so"
+    key = _digest("\n".join(parts).encode())
     try:
-        kept = cache_folder() / name
-        if kept.exists():
-            return ctypes.CDLL(str(kept))
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-            built = _build(command, source, Path(folder))
+        folder = cache_folder()
+        for kept in folder.glob(f"{key}-*.so"):
+            if kept.stem == f"{key}-{_digest(kept.read_bytes())}":
+                return ctypes.CDLL(str(kept))
+            kept.unlink()  # half written, or damaged: loading it could end the process
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            built = _build(command, source, Path(place))
+            kept = folder / f"{key}-{_digest(built.read_bytes())}.so"
             os.replace(built, kept)
         return ctypes.CDLL(str(kept))
     except (OSError, RuntimeError):  # no home, no place to write to, or none to run from
         pass
     try:
-        with tempfile.TemporaryDirectory(prefix="clmeta-") as folder:
-            return ctypes.CDLL(str(_build(command, source, Path(folder))))
+        with tempfile.TemporaryDirectory(prefix="clmeta-") as place:
+            return ctypes.CDLL(str(_build(command, source, Path(place))))
     except OSError as error:
         raise CannotBuild(str(error)) from error
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _build(command: list[str], source: str, folder: Path) -> Path:
@@ -99,7 +117,9 @@ def _build(command: list[str], source: str, folder: Path) -> Path:
     for flags in ((*FLAGS, *NATIVE), FLAGS):  # not every compiler knows its own processor
         line = [*command, *flags, str(text), "-o", str(built), "-lm"]
         try:
-            done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT)
+            done = subprocess.run(
+                line, capture_output=True, text=True, errors="replace", timeout=LIMIT
+            )
         except (OSError, subprocess.SubprocessError) as error:
             raise CannotBuild(str(error)) from error
         if done.returncode == 0:

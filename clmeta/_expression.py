@@ -12,6 +12,9 @@ from typing import Any, ClassVar
 
 from clmeta.rules import Rule
 
+CHOICE = "{} ? {} : {}"
+COMPARISONS = ("{} > {}", "{} < {}", "{} >= {}", "{} <= {}")
+
 
 class CannotTrace(Exception):
     """Why a rule is not a formula of one number at a time."""
@@ -26,12 +29,14 @@ class Symbol:
         args: what the template takes; the C name of an input; the index of a constant.
         array: whether it differs between the numbers of a tensor.
         trace: the formula that it belongs to.
+        boolean: whether it is true or false, and no number.
     """
 
     kind: str
     args: tuple[Any, ...]
     array: bool
     trace: Trace
+    boolean: bool = False
 
     FUNCTIONS: ClassVar[dict[str, Callable[..., Symbol]]] = {}
 
@@ -48,10 +53,13 @@ class Symbol:
             raise CannotTrace(f"uses .{name}")
         return lambda *args, **options: _call(name, self, *args, **options)
 
-    def __bool__(self) -> bool:
-        raise CannotTrace("branches on a value")
+    def _refuse(self, *_: Any) -> Any:
+        raise CannotTrace("branches on a value, or changes one in place")
 
-    __float__ = __int__ = __iter__ = __len__ = __bool__
+    # Python would answer == by identity, and turn += into a new value that the rule's state misses.
+    __bool__ = __float__ = __int__ = __index__ = __iter__ = __len__ = _refuse
+    __eq__ = __ne__ = __hash__ = __contains__ = __getitem__ = __setitem__ = _refuse
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = _refuse
 
     def __add__(self, other: Any) -> Symbol:
         return _call("add", self, other)
@@ -124,7 +132,17 @@ class Trace:
     def op(self, template: str, *args: Any) -> Symbol:
         """An operation on symbols and numbers."""
         symbols = tuple(self.symbol(x) for x in args)
-        return Symbol(template, symbols, any(x.array for x in symbols), self)
+        logical = [x.boolean for x in symbols]
+        if template == CHOICE:
+            allowed = logical == [True, False, False]
+        elif template == "{} * {}":
+            allowed = True
+        else:
+            allowed = not any(logical)
+        if not allowed:
+            raise CannotTrace("does arithmetic with true and false")
+        boolean = template in COMPARISONS or all(logical)
+        return Symbol(template, symbols, any(x.array for x in symbols), self, boolean)
 
 
 def _call(name: str, *args: Any, **options: Any) -> Symbol:
@@ -149,8 +167,8 @@ def _define(template: str, *names: str) -> None:
 
 # F is the C suffix of functions: "f" for float, nothing for double.
 for _template, _names in {
-    "{} * {}": "mul multiply rmul",
-    "{} / {}": "div divide true_divide rdiv rtruediv",
+    "{} * {}": "mul multiply",
+    "{} / {}": "div divide true_divide",
     "-{}": "neg negative",
     "sqrtF({})": "sqrt",
     "fabsF({})": "abs absolute",
@@ -160,13 +178,15 @@ for _template, _names in {
     "log1pF({})": "log1p",
     "tanhF({})": "tanh",
     "signF({})": "sign sgn",
-    "fmaxF({}, {})": "maximum fmax",
-    "fminF({}, {})": "minimum fmin",
+    "maximumF({}, {})": "maximum",
+    "minimumF({}, {})": "minimum",
+    "fmaxF({}, {})": "fmax",
+    "fminF({}, {})": "fmin",
     "{} > {}": "gt greater",
     "{} < {}": "lt less",
     "{} >= {}": "ge greater_equal",
     "{} <= {}": "le less_equal",
-    "{} ? {} : {}": "where",
+    CHOICE: "where",
 }.items():
     _define(_template, *_names.split())
 

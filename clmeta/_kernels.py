@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import math
 from array import array
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clmeta import _cc
 from clmeta._c_writer import Writer
 from clmeta._expression import CannotTrace, Formula, trace_rule
+from clmeta._table import Table, address
 from clmeta.rules import Rule
 
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
@@ -31,6 +35,11 @@ typedef T V __attribute__((vector_size(64), aligned({align})));
 enum {{ LANES = 64 / sizeof(T) }};
 static inline float signf(float x) {{ return (float)((x > 0) - (x < 0)); }}
 static inline double sign(double x) {{ return (double)((x > 0) - (x < 0)); }}
+/* As torch's, and unlike fmax and fmin, these let no NaN get lost. */
+static inline float maximumf(float a, float b) {{ return a > b || a != a ? a : b; }}
+static inline double maximum(double a, double b) {{ return a > b || a != a ? a : b; }}
+static inline float minimumf(float a, float b) {{ return a < b || a != a ? a : b; }}
+static inline double minimum(double a, double b) {{ return a < b || a != a ? a : b; }}
 """
 
 #: z of pieces. A gradient that is an outer product is given as its first factor, with the second
@@ -73,8 +82,8 @@ static double zero_if_finite(const T *x, long n, double *largest)
 }
 
 /* Sums of h g over pieces; without h, of 0 g, which tells whether g is finite. */
-void product(long first, long last, const long (*piece)[3], T *const *h, T *const *g,
-             T *const *second, const long *width, double *out)
+static void product_of(long first, long last, const long (*piece)[3], T *const *h, T *const *g,
+                       T *const *second, const long *width, double *out)
 {
     for (long p = first; p < last; p++) {
         const long owner = piece[p][0], start = piece[p][1], n = piece[p][2];
@@ -84,23 +93,29 @@ void product(long first, long last, const long (*piece)[3], T *const *h, T *cons
             out[p] = h ? dot(h[owner] + start, a, n) : zero_if_finite(a, n, 0);
             continue;
         }
-        double total = 0, rows = 0, along = 0;
+        double rows, along;
+        double total = zero_if_finite(a, n / columns, &rows)
+                       + zero_if_finite(second[owner], columns, &along);
+        total += (T)rows * (T)along * (T)0; /* the largest of their products can overflow */
         if (h)
             for (long q = 0; q < n / columns; q++)
                 total += a[q] * dot(h[owner] + start + q * columns, second[owner], columns);
-        else
-            total = zero_if_finite(a, n / columns, &rows)
-                    + zero_if_finite(second[owner], columns, &along)
-                    + (T)rows * (T)along * (T)0;
         out[p] = total;
     }
+}
+
+void product(long first, long last, const long (*piece)[3], T *const *h, T *const *g,
+             T *const *second, const long *width, double *out)
+{
+    product_of(first, last, piece, h, g, second, width, out);
 }
 """
 
 # Pieces are taken from the last to the first: the products' last ones are still in the cache.
+# What is called here is static: another library's function of that name would be called instead.
 MOVE = """
-void move(long first, long last, const long (*piece)[3], T *const *tensors, long count,
-          T *const *second, const long *width, const double *numbers, const double *c)
+static void move_of(long first, long last, const long (*piece)[3], T *const *tensors, long count,
+                    T *const *second, const long *width, const double *numbers, const double *c)
 {
     for (long p = last - 1; p >= first; p--) {
         const long owner = piece[p][0], start = piece[p][1], n = piece[p][2];
@@ -129,6 +144,12 @@ void move(long first, long last, const long (*piece)[3], T *const *tensors, long
     }
 }
 
+void move(long first, long last, const long (*piece)[3], T *const *tensors, long count,
+          T *const *second, const long *width, const double *numbers, const double *c)
+{
+    move_of(first, last, piece, tensors, count, second, width, numbers, c);
+}
+
 /* Products and move of one learner after the other, while its trace is in the cache; z by block.
    A learner whose z is not finite is left as it is. */
 void learners(long first, long last, const long (*piece)[3], const long *end, long blocks,
@@ -138,13 +159,13 @@ void learners(long first, long last, const long (*piece)[3], const long *end, lo
 {
     for (long r = first; r < last; r++) {
         const long from = r ? end[r * each - 1] : 0, to = end[(r + 1) * each - 1];
-        product(from, to, piece, h, tensors, second, width, sums);
+        product_of(from, to, piece, h, tensors, second, width, sums);
         for (long b = 0; b < blocks; b++) z[r * blocks + b] = 0;
         for (long p = from; p < to; p++) z[r * blocks + block[piece[p][0]]] += sums[p];
         double all = 0;
         for (long b = 0; b < blocks; b++) all += z[r * blocks + b] * 0;
         ok[r] = all == 0;
-        if (ok[r]) move(from, to, piece, tensors, count, second, width, numbers, c);
+        if (ok[r]) move_of(from, to, piece, tensors, count, second, width, numbers, c);
     }
 }
 """
@@ -167,7 +188,7 @@ void meta(long count, const char *active, const double *z, const double *eta, co
 @load@
 @once@
 @each@
-        p_beta[i] = (T)fmin(fmax(p_beta[i] - eta[i] * @u@, low[i]), high[i]);
+        p_beta[i] = (T)minimum(maximum(p_beta[i] - eta[i] * @u@, low[i]), high[i]);
         p_t[i] = (T)v_t;
 @store@
     }
@@ -197,9 +218,41 @@ def declare(function: Any, kinds: str) -> Any:
 def formula_of(rule: Rule, tag: str = "") -> Formula:
     """A rule's formula; only of rules whose options can't change between steps."""
     fields = {field.name for field in dataclasses.fields(rule)}
-    if not type(rule).__dataclass_params__.frozen or not vars(rule).keys() <= fields:  # type: ignore[attr-defined]
+    fixed = all(isinstance(x, bool | int | float | str | None) for x in vars(rule).values())
+    frozen = type(rule).__dataclass_params__.frozen  # type: ignore[attr-defined]
+    if not (fixed and frozen and vars(rule).keys() <= fields):
         raise CannotTrace("its attributes may change")
     return trace_rule(rule, tag)
+
+
+def check(
+    rule: Rule, dtype: torch.dtype, direction: Callable[[Tensor, dict[str, Tensor], int], Tensor]
+) -> None:
+    """Compare a program with its rule over some updates: one may depend on more than its formula.
+
+    Args:
+        direction: u by the program from (g, state, t); updates the state.
+
+    Raises:
+        CannotTrace: if they differ.
+    """
+    make = torch.Generator().manual_seed(0)
+    mine = rule.init(torch.zeros(64, dtype=dtype))
+    theirs = {name: x.clone() for name, x in mine.items()}
+    if mine.keys() != {*rule.slots} or any(x.shape != (64,) for x in mine.values()):
+        raise CannotTrace("init does not give one number a weight for each slot")
+    rtol = 1e-3 if dtype == torch.float32 else 1e-8
+    for t in range(1, 13):
+        g = torch.randn(64, generator=make, dtype=dtype)
+        try:
+            u, new = rule.update(g.clone(), {name: x.clone() for name, x in theirs.items()}, t)
+            theirs = {name: new[name] for name in rule.slots}
+        except Exception as error:  # whatever a rule's own code raises
+            raise CannotTrace(f"{type(error).__name__}: {error}") from error
+        found = [direction(g, mine, t), *(mine[name] for name in rule.slots)]
+        for a, b in zip(found, [u, *theirs.values()], strict=True):
+            if not torch.allclose(a, b, rtol=rtol, atol=1e-2 * rtol, equal_nan=True):
+                raise CannotTrace(f"does at update {t} what its formula does not")
 
 
 class Moves:
@@ -241,7 +294,21 @@ class Moves:
         self.constants = array("d", formula.trace.constants or [0.0])
         self.product = declare(library.product, "llpppppp")
         self.move = declare(library.move, "llpplpppp")
-        self.learners = declare(library.learners, "llpplplplppppppp" + "p")
+        self.learners = declare(library.learners, "llpplplplpppppppp")
+        check(rule, dtype, self._direction)
+
+    def _direction(self, g: Tensor, state: dict[str, Tensor], t: int) -> Tensor:
+        """u by the program; updates the state."""
+        table = Table([g.numel()], self.names)
+        arrays = {"g": g, "w": torch.zeros_like(g), "h": torch.zeros_like(g), **state}
+        for name in self.names:
+            table.put(name, [arrays[name].data_ptr()])
+        numbers = array("d", (t, 1.0, 0.0, 0.0))  # alpha = 1, no decay: w = 0 - u
+        pieces, tensors = address(table.pieces), table.address("g")
+        widths, constants = address(table.widths), address(self.constants)
+        count = len(table.sums)
+        self.move(0, count, pieces, tensors, 1, None, widths, address(numbers), constants)
+        return -arrays["w"]
 
 
 class MetaMove:
@@ -268,3 +335,32 @@ class MetaMove:
         )
         self.constants = array("d", formula.trace.constants or [0.0])
         self.function = declare(_cc.load(text).meta, "l" + "p" * (8 + len(rule.slots)))
+        self.slots = rule.slots
+        check(rule, dtype, self._direction)
+
+    def _direction(self, g: Tensor, state: dict[str, Tensor], t: int) -> Tensor:
+        """u by the program; updates the state."""
+        z, one = g.double(), torch.ones(len(g), dtype=torch.float64)
+        beta, count = torch.zeros_like(g), torch.full_like(g, t - 1)
+        held = [torch.ones(len(g), dtype=torch.bool), z, one, one * -math.inf, one * math.inf]
+        self(held, beta, count, state)
+        return -beta
+
+    def __call__(
+        self, given: list[Tensor], beta: Tensor, t: Tensor, state: dict[str, Tensor]
+    ) -> None:
+        """Move beta, count and state in place.
+
+        Args:
+            given: which blocks to move, z, eta, and bounds of beta; bool, then float64.
+            beta, t, state: of all blocks.
+        """
+        held = (*given, beta, t, *(state[name] for name in self.slots))
+        self.function(beta.numel(), *(x.data_ptr() for x in held), address(self.constants))
+
+    def takes(self, beta: Tensor, state: dict[str, Tensor]) -> bool:
+        """Whether a rule's state is such as the program reads."""
+        return state.keys() == {*self.slots} and all(
+            x.dtype == beta.dtype and x.shape == beta.shape and x.is_contiguous()
+            for x in state.values()
+        )

@@ -12,7 +12,18 @@ import torch
 
 from clmeta import _cc
 from clmeta._c_writer import Writer
-from clmeta._kernels import BODY, C_TYPES, PRELUDE, PRODUCT, declare, fill, formula_of, lines
+from clmeta._kernels import (
+    BODY,
+    C_TYPES,
+    PRELUDE,
+    PRODUCT,
+    MetaMove,
+    Moves,
+    declare,
+    fill,
+    formula_of,
+    lines,
+)
 from clmeta.rules import Rule
 
 META = "meta_"
@@ -75,6 +86,9 @@ class FineMoves:
     """
 
     def __init__(self, rule: Rule, meta: Rule | None, dtype: torch.dtype) -> None:
+        Moves(rule, dtype, meta is not None)  # which compare the formulas with the rules
+        if meta is not None:
+            MetaMove(meta, dtype)
         formula, writer = formula_of(rule), Writer(C_TYPES[dtype])
         u = writer.value(formula.u)
         new = {name: writer.value(x) for name, x in formula.new.items()}

@@ -41,6 +41,17 @@ def is_native(rule: Rule, dtype: torch.dtype, adaptive: bool) -> bool:
     return dtype in C_TYPES and program_of(Moves, rule, dtype, adaptive) is not None
 
 
+def layout(x: Tensor) -> tuple[Any, ...]:
+    """What tells whether a tensor's numbers are where, what and in the order that they were."""
+    return x.data_ptr(), x.dtype, x.shape, x.stride()
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether a tensor is an array in this process's memory, its numbers stored as they are."""
+    kind = type(x) in (Tensor, torch.nn.Parameter)
+    return kind and x.device.type == "cpu" and x.layout is torch.strided and not x.is_neg()
+
+
 class Rows:
     """The table of all parameters that have gradients.
 
@@ -56,6 +67,7 @@ class Rows:
     def __init__(self, slots: list[Slot], owners: list[int], moves: Moves | None) -> None:
         self.slots, self.owners = slots, owners
         self.params = [slot.p for slot in slots]
+        self.layouts = self._layouts()
         self.dtype = self.params[0].dtype
         self.strides = [p.stride() for p in self.params]
         self.fits = moves is not None and all(self._alike(slot) for slot in slots)
@@ -67,19 +79,22 @@ class Rows:
         for name in slots[0].names:
             self.table.put(name, [slot.state[name].data_ptr() for slot in slots])
 
+    def _layouts(self) -> list[Any]:
+        # Storage can move under a tensor, as when it is shared with another process.
+        states = [x.data_ptr() for slot in self.slots for x in slot.tensors]
+        return [*map(layout, self.params), *states]
+
+    def valid(self, slots: list[Slot], owners: list[int]) -> bool:
+        """Whether these are the parameters and blocks, and all arrays where they were."""
+        return self.slots == slots and self.owners == owners and self.layouts == self._layouts()
+
     def _alike(self, slot: Slot) -> bool:
         """Whether a parameter and its state are one dense array each, in one order."""
         p = slot.p
-        plain = type(p) in (Tensor, torch.nn.Parameter) and p.device.type == "cpu"
         dense = p.is_contiguous() or p.is_contiguous(memory_format=torch.channels_last)
-        return (
-            plain
-            and dense
-            and p.dtype == self.dtype
-            and all(
-                (x.dtype, x.shape, x.stride()) == (p.dtype, p.shape, p.stride())
-                for x in slot.tensors
-            )
+        mine = (self.dtype, p.shape, p.stride())
+        return dense and all(
+            is_plain(x) and (x.dtype, x.shape, x.stride()) == mine for x in (p, *slot.tensors)
         )
 
     def takes(self, grads: list[Tensor]) -> bool:
@@ -87,7 +102,7 @@ class Rows:
         if not self.fits:
             return False
         for g, stride in zip(grads, self.strides, strict=True):
-            if g.dtype is not self.dtype or g.layout is not torch.strided or g.stride() != stride:
+            if g.dtype is not self.dtype or not is_plain(g) or g.stride() != stride:
                 return False
         self.table.put("g", [g.data_ptr() for g in grads])
         return True
@@ -110,14 +125,14 @@ class NativePath(ListPath):
         return self.programs[key]
 
     def _rows(self, slots: list[Slot], owners: list[int], adaptive: bool) -> Rows:
-        table = self.tables.get("now")
-        if table is None or table.slots != slots or table.owners != owners:
+        rows = self.tables.get("now")
+        if rows is None or not rows.valid(slots, owners):
             dtype = slots[0].p.dtype
             moves = None
             if dtype in C_TYPES:
                 moves = self._program(Moves, self.rule, dtype, adaptive)
-            table = self.tables["now"] = Rows(slots, owners, moves)
-        return table
+            rows = self.tables["now"] = Rows(slots, owners, moves)
+        return rows
 
     def step(self) -> None:
         """One update of every block with a gradient."""
@@ -142,6 +157,7 @@ class NativePath(ListPath):
             sizes.note_withheld(torch.tensor(z, dtype=sizes.beta.dtype), torch.tensor(True))
             return
         self._move_all(rows)
+        self.blocks.clear()  # the lists' batches, made for other counts of updates
         if adaptive:
             self._meta(z, owners)
 
@@ -194,33 +210,21 @@ class NativePath(ListPath):
             address(rows.moves.constants),
         )
         # Autograd must learn that weights changed, or it would use them in an older graph.
-        torch.autograd.graph.increment_version(rows.params)
+        for p in rows.params:
+            torch.autograd.graph.increment_version(p)
 
     def _meta(self, z: list[float], owners: list[int]) -> None:
         sizes, groups = self.optimizer.sizes, self.optimizer.param_groups
         assert sizes.rule is not None
         program = self._program(MetaMove, sizes.rule, sizes.beta.dtype)
-        if program is None:
+        if program is None or not program.takes(sizes.beta, sizes.state):
             self.meta_update(torch.tensor(z, dtype=sizes.beta.dtype), sorted(set(owners)))
             return
         low, high = self.optimizer.beta_bounds(groups[0])
-        active = bytearray(len(groups))
+        active = [False] * len(groups)
         for owner in owners:
-            active[owner] = 1
-        lows = array("d", [-math.inf if low is None else low]) * len(groups)
-        highs = array("d", [high]) * len(groups)
-        etas = array("d", [group["eta"] for group in groups])
-        arrays: list[array[Any]] = [
-            array("b", active),
-            array("d", z),
-            etas,
-            lows,
-            highs,
-        ]  # alive during the call
-        program.function(
-            len(groups),
-            *map(address, arrays),
-            *(x.data_ptr() for x in (sizes.beta, sizes.t, *sizes.state.values())),
-            address(program.constants),
-        )
+            active[owner] = True
+        bounds = [-math.inf if low is None else low] * len(groups), [high] * len(groups)
+        given = torch.tensor([z, [group["eta"] for group in groups], *bounds], dtype=torch.float64)
+        program([torch.tensor(active), *given.unbind()], sizes.beta, sizes.t, sizes.state)
         torch.exp(sizes.beta, out=sizes.alpha)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from clmeta._kernels import C_TYPES
 from clmeta._kernels_fine import META, FineMoves
 from clmeta._masked import MaskedPath
-from clmeta._native import program_of
+from clmeta._native import is_plain, layout, program_of
 from clmeta._table import Table, address, in_threads
 from clmeta.rules import Rule
 
@@ -33,8 +34,7 @@ class FineRows:
         self, params: list[Tensor], states: list[dict[str, Any]], moves: FineMoves | None
     ) -> None:
         self.params = params
-        self.held = [self.tensors(state) for state in states]
-        self.pointers = [p.data_ptr() for p in params]
+        self.layouts = self._layouts(params, states)
         self.fits = moves is not None and all(map(self._alike, params, states))
         if moves is None or not self.fits:
             return
@@ -47,7 +47,7 @@ class FineRows:
         self.runs = array("q", runs)
         self.table = Table(sizes, moves.names, runs=runs)
         self.units = Table(sizes, moves.unit_names)
-        self.table.put("w", self.pointers)
+        self.table.put("w", [p.data_ptr() for p in params])
         self.units.put("alpha", [a.data_ptr() for a in self.alpha])
         for name in moves.names[2:]:
             self.table.put(name, [state[name].data_ptr() for state in states])
@@ -55,30 +55,21 @@ class FineRows:
             self.units.put(name, [state[name].data_ptr() for state in states])
 
     @staticmethod
-    def tensors(state: dict[str, Any]) -> list[Tensor]:
-        """The state's arrays, without the count."""
-        return [x for name, x in state.items() if name != "step"]
+    def _layouts(params: list[Tensor], states: list[dict[str, Any]]) -> list[Any]:
+        arrays = (x for state in states for name, x in state.items() if name != "step")
+        return [*map(layout, params), *map(layout, arrays)]
 
     def valid(self, params: list[Tensor], states: list[dict[str, Any]]) -> bool:
-        """Whether weights and state are still the tensors that were looked up."""
-        if len(params) != len(self.params):
-            return False
-        for p, mine, state, held, pointer in zip(
-            params, self.params, states, self.held, self.pointers, strict=True
-        ):
-            now = self.tensors(state)
-            if p is not mine or p.data_ptr() != pointer or len(now) != len(held):
-                return False
-            if any(a is not b for a, b in zip(now, held, strict=True)):
-                return False
-        return True
+        """Whether these are the parameters, and all arrays where they were."""
+        same = len(params) == len(self.params) and all(map(operator.is_, params, self.params))
+        return same and self.layouts == self._layouts(params, states)
 
     @staticmethod
     def _alike(p: Tensor, state: dict[str, Any]) -> bool:
         """Whether a parameter and its state are contiguous arrays of one dtype."""
-        plain = type(p) in (Tensor, torch.nn.Parameter) and p.device.type == "cpu"
-        return plain and all(
-            x.dtype == p.dtype
+        return all(
+            is_plain(x)
+            and x.dtype == p.dtype
             and x.is_contiguous()
             and x.shape == (state["beta"].shape if _of_units(name) else p.shape)
             for name, x in {"w": p, **state}.items()
@@ -90,7 +81,7 @@ class FineRows:
         if not self.fits:
             return False
         for g, p in zip(grads, self.params, strict=True):
-            if g.dtype is not p.dtype or g.layout is not torch.strided or not g.is_contiguous():
+            if g.dtype is not p.dtype or not is_plain(g) or not g.is_contiguous():
                 return False
         self.table.put("g", [g.data_ptr() for g in grads])
         return True
@@ -198,4 +189,5 @@ class NativeFinePath(MaskedPath):
             address(rows.moves.constants),
             address(rows.moves.meta_constants),
         )
-        torch.autograd.graph.increment_version(rows.params)
+        for p in rows.params:
+            torch.autograd.graph.increment_version(p)

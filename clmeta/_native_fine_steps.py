@@ -11,7 +11,7 @@ from clmeta._batched import Gradient, Outer
 from clmeta._kernels import C_TYPES
 from clmeta._kernels_fine import META, FineMoves
 from clmeta._native import program_of
-from clmeta._native_steps import plain_arrays, rows_of
+from clmeta._native_steps import plain, plain_arrays, rows_of
 from clmeta._stacked import Stacked
 from clmeta._stacked_fine import FineSteps
 from clmeta._table import Table, address, in_threads
@@ -52,7 +52,7 @@ class NativeFineSteps(FineSteps):
         """One update of all learners; those whose z is not finite are left as they are."""
         s, count = self.stacked, len(self.stacked)
         s.calls += 1
-        dense = [(g.dense() if isinstance(g, Outer) else g).contiguous() for g in grads]
+        dense = [plain(g.dense() if isinstance(g, Outer) else g) for g in grads]
         table = self.table
         table.put("g", rows_of(dense, count))
         in_threads(

@@ -36,11 +36,11 @@ class NativeSteps:
     def build(self) -> None:
         """Make the table again at the next step, after learners were dropped."""
         self._table: Table | None = None
+        self._widths: list[int] = []
 
-    def _tabulate(self, grads: Sequence[Gradient]) -> Table:
+    def _tabulate(self, widths: list[int]) -> Table:
         s, learners = self.stacked, range(len(self.stacked))
         sizes = [w[0].numel() for w in s.w]
-        widths = [g.b.shape[-1] if isinstance(g, Outer) else 0 for g in grads]
         names = (*self.moves.names, "second")
         table = Table(sizes * len(learners), names, widths * len(learners))
         arrays = {"w": s.w, **s.slots, **({"h": s.h} if s.h else {})}
@@ -57,11 +57,13 @@ class NativeSteps:
     def step(self, grads: Sequence[Gradient]) -> None:
         """One update of all learners; those whose z is not finite are left as they are."""
         s, count = self.stacked, len(self.stacked)
-        if self._table is None:
-            self._table = self._tabulate(grads)
+        widths = [g.b.shape[-1] if isinstance(g, Outer) else 0 for g in grads]
+        if self._table is None or widths != self._widths:
+            self._widths = widths
+            self._table = self._tabulate(widths)
         table = self._table
-        first = [(g.a if isinstance(g, Outer) else g).contiguous() for g in grads]
-        second = [g.b.contiguous() if isinstance(g, Outer) else g for g in grads]
+        first = [plain(g.a if isinstance(g, Outer) else g) for g in grads]
+        second = [plain(g.b) if isinstance(g, Outer) else g for g in grads]
         table.put("g", rows_of(first, count))
         table.put("second", rows_of(second, count))
         alphas = s.alphas().double()
@@ -95,15 +97,17 @@ class NativeSteps:
         if not everyone:
             s.note(z, ok)
         s.steps += ok
-        if self.meta is None:
+        if self.meta is None or not self.meta.takes(s.beta, s.meta_state):
             s.meta_update(z.to(s.beta.dtype), None if everyone else ok)
             return
         active = s.active if everyone else s.active & ok
-        held = [active, z, self.eta, self.low, self.high, s.beta, s.t, *s.meta_state.values()]
-        self.meta.function(
-            s.beta.numel(), *(x.data_ptr() for x in held), address(self.meta.constants)
-        )
+        self.meta([active, z, self.eta, self.low, self.high], s.beta, s.t, s.meta_state)
         torch.exp(s.beta, out=s.alpha)
+
+
+def plain(x: Tensor) -> Tensor:
+    """The tensor, or a copy whose numbers are stored as they are and in order."""
+    return x.resolve_neg().contiguous()
 
 
 def rows_of(xs: Sequence[Tensor], count: int) -> list[int]:

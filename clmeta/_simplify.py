@@ -47,10 +47,10 @@ def _adds_nothing(node: Any) -> bool:
     """Whether a node equals its input in values, shape and strides."""
     if node.target in NAMES:
         return True
-    if node.target is aten.mul.Scalar:
-        return bool(node.args[1] == 1)
     mine, its = node.meta["val"], node.args[0].meta["val"]
-    alike = mine.shape == its.shape and mine.stride() == its.stride()
+    alike = (mine.dtype, mine.shape, mine.stride()) == (its.dtype, its.shape, its.stride())
+    if node.target is aten.mul.Scalar:
+        return alike and bool(node.args[1] == 1)
     if node.target is aten.permute.default:
         return alike and list(node.args[1]) == list(range(mine.dim()))
     return alike and node.target in (*RESHAPES, aten.expand.default)

@@ -147,6 +147,4 @@ class StepSizes:
             mine = getattr(self, key)
             setattr(self, key, saved[key].to(device=mine.device, dtype=mine.dtype, copy=True))
         self.alpha = self.beta.exp()
-        self.state = {
-            k: v.to(device=self.beta.device, copy=True) for k, v in saved["state"].items()
-        }
+        self.state = {k: v.to(self.beta, copy=True) for k, v in saved["state"].items()}

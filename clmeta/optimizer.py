@@ -287,7 +287,10 @@ class MetaOptimize(torch.optim.Optimizer):
         ids = [i for group in saved["param_groups"] for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
         for i, p in zip(ids, params, strict=True):
-            for key, value in saved["state"].get(i, {}).items():
+            entries = saved["state"].get(i, {})
+            if "h" in entries and entries["h"].dtype != state_dtype(p):
+                continue  # from an optimiser of another precision: the cast is wanted
+            for key, value in entries.items():
                 if isinstance(value, Tensor) and value.dtype != self.state[p][key].dtype:
                     self.state[p][key] = value.to(device=p.device, copy=True)
 

@@ -35,9 +35,11 @@ RULES: Registry[type[Rule]] = Registry("rule")
 class Rule:
     """State and direction of a first-order method; pure, differentiable where its formula is.
 
-    Subclasses give ``slots`` (or ``init``) and ``update``. With ``foreach = True`` a rule
-    promises that it is written in ``clmeta._ops`` alone and so takes lists of tensors too,
-    whose state it overwrites; the optimiser calls other rules tensor by tensor.
+    Subclasses give ``slots`` and ``update``; an ``init`` of their own must give exactly the slots.
+    An ``update`` that is a formula of each number alone (arithmetic, torch's elementwise
+    functions) becomes a C program for the CPU, for which it is called with symbols and with a few
+    trial values. With ``foreach = True`` a rule promises that it is written in ``clmeta._ops``
+    alone and so takes lists of tensors too, whose state it overwrites.
     ``differentiable = False`` marks a direction whose derivative is zero almost everywhere.
     """
 

@@ -190,7 +190,7 @@ def test_step_sizes_per_unit_or_weight_are_stepped_in_c_as_by_torch(base, meta, 
 
 @pytest.mark.parametrize("meta", ["none", "adam"])
 @pytest.mark.parametrize("way", [Tiles, DeviceSteps, native])
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
 def test_a_learner_whose_gradient_is_not_finite_stays_and_the_others_do_not(meta, way, bad):
     if way is native and _cc.compiler() is None:
         pytest.skip("there is no C compiler")
@@ -202,6 +202,7 @@ def test_a_learner_whose_gradient_is_not_finite_stays_and_the_others_do_not(meta
     grads, _, _ = program.gradients(segment.x[5], segment.y[5])
     outer = next(g for g in grads if isinstance(g, Outer))
     outer.b[1, 0, 3] = bad
+    outer.a[1, 2, 0] = 1e30  # each finite, the product not
     before = [x.clone() for x in program.stacked.w]
     program.steps.step(grads)
     s = program.stacked
@@ -216,6 +217,7 @@ def test_threads_share_the_learners_and_change_nothing(monkeypatch):
     monkeypatch.setattr("clmeta._table.SHARE", 1)
     prepared = [prepare(config(seed=seed, blocks="layer")) for seed in range(3)]
     programs = [Program(prepared) for _ in range(2)]
+    assert _cc.compiler() is None or isinstance(programs[0].steps, NativeSteps)
     (segment, *_) = Lockstep([p.stream for p in prepared])
     for threads, program in enumerate(programs, 1):
         torch.set_num_threads(threads)
@@ -247,7 +249,7 @@ class Crooked(nn.Module):
 
     def forward(self, x):
         x = x.view(-1, 3, 2, 2).reshape(-1, 12).unsqueeze(1).permute(1, 0, 2).reshape(-1, 3, 4)
-        x = x.transpose(1, 2).transpose(1, 2).permute(0, 2, 1).reshape(-1, 12) * 1
+        x = x.transpose(1, 2).transpose(1, 2).permute(0, 2, 1).reshape(-1, 12)
         x = torch.tanh(self.first(x.view(-1, 12)))
         return self.second(x.view(-1, 2, 3).permute(0, 2, 1).flatten(1).expand(len(x), 6)).view(
             -1, 3
@@ -267,12 +269,41 @@ def test_a_simplified_program_computes_the_same(batch):
     grads, losses, shares = network(weights, x, y)
     (program, _) = next(iter(network._programs.values()))
     targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
-    assert torch.ops.aten.mul.Scalar not in targets
+    assert torch.ops.aten.mul.Scalar not in targets  # a bias, times addmm's 1
     for row, model in enumerate(models):
         out = model(x[row])
         loss = nn.functional.cross_entropy(out, y[row])
         torch.testing.assert_close(losses[row], loss.detach())
         assert shares[row] == (out.argmax(1) == y[row]).float().mean()
+        for mine, theirs in zip(grads, torch.autograd.grad(loss, model.parameters()), strict=True):
+            dense = mine.dense() if isinstance(mine, Outer) else mine
+            torch.testing.assert_close(dense[row], theirs, rtol=1e-4, atol=1e-6)
+
+
+class Turned(nn.Module):
+    """Pools what does not lie in order, and multiplies a sum of expanded numbers by one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(1, 2, 3, padding=1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(torch.relu(self.conv(x)).transpose(2, 3), 2)
+        return self.last(x.transpose(2, 3).reshape(-1, 8))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_pooling_of_turned_images_equals_autograd(batch):
+    torch.manual_seed(0)
+    models = [Turned() for _ in range(2)]
+    names = [name for name, _ in models[0].named_parameters()]
+    weights = [
+        torch.stack([dict(m.named_parameters())[name].detach() for m in models]) for name in names
+    ]
+    x, y = torch.randn(2, batch, 1, 4, 4), torch.randint(0, 3, (2, batch))
+    grads, _, _ = BatchedNetwork(models[0], names)(weights, x, y)
+    for row, model in enumerate(models):
+        loss = nn.functional.cross_entropy(model(x[row]), y[row])
         for mine, theirs in zip(grads, torch.autograd.grad(loss, model.parameters()), strict=True):
             dense = mine.dense() if isinstance(mine, Outer) else mine
             torch.testing.assert_close(dense[row], theirs, rtol=1e-4, atol=1e-6)

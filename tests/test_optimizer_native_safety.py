@@ -1,0 +1,329 @@
+"""C programs read memory by address: what moves, changes or overflows must be noticed."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pytest
+import torch
+from optimizer_parts import lists, masked
+from test_optimizer_native import is_native, needs_compiler
+from torch import nn
+
+from clmeta import MetaOptimize, _cc
+from clmeta.rules import Adam, Rule
+
+pytestmark = needs_compiler
+
+
+def learn(w, optimizer, steps=3, start=0):
+    for k in range(start, start + steps):
+        w.grad = torch.randn(w.shape, generator=torch.Generator().manual_seed(k)).to(w.dtype)
+        optimizer.step()
+
+
+def by_torch(optimizer):
+    return masked(optimizer) if optimizer.granularity else lists(optimizer)
+
+
+def both(change, blocks="scalar", shape=(4, 4), steps=3):
+    """Weights after a change in the middle of learning, by C and by torch."""
+    found = []
+    for by in (lambda o: o, by_torch):
+        torch.manual_seed(0)
+        w = nn.Parameter(torch.randn(shape))
+        optimizer = by(MetaOptimize([w], blocks=blocks, alpha0=1e-2, eta=1e-2))
+        learn(w, optimizer, steps)
+        change(w, optimizer)
+        learn(w, optimizer, steps, start=steps)
+        found.append((w.detach(), optimizer))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-6)
+    return found[0][1]
+
+
+def share(w, optimizer):
+    """As sending a state_dict to another process does: storage moves, the tensors stay."""
+    for x in optimizer.state[w].values():
+        if isinstance(x, torch.Tensor):
+            x.share_memory_()
+
+
+def half_and_back(w, optimizer):
+    w.data = w.data.half()
+    w.data = w.data.float().clone()
+
+
+@pytest.mark.parametrize("blocks", ["scalar", "node", "weight"])
+@pytest.mark.parametrize(
+    "change",
+    [share, half_and_back, lambda w, o: w.share_memory_(), lambda w, o: setattr(w, "data", w + 1)],
+    ids=["state shared", "half and back", "weights shared", "weights replaced"],
+)
+def test_storage_that_moves_is_followed(change, blocks):
+    assert is_native(both(change, blocks))
+
+
+@pytest.mark.parametrize("blocks", ["node", "weight"])
+def test_weights_turned_under_the_same_address_are_noticed(blocks):
+    both(lambda w, o: setattr(w, "data", w.data.t()), blocks)
+
+
+def test_a_gradient_stored_with_its_sign_flipped_is_read_right():
+    def gradient(w):
+        w.grad = torch._neg_view(-torch.ones(4, 4))
+        assert w.grad.is_neg()
+
+    for blocks in ("scalar", "weight"):
+        w = nn.Parameter(torch.zeros(4, 4))
+        optimizer = MetaOptimize([w], "sgd", "none", blocks, alpha0=0.1)
+        gradient(w)
+        optimizer.step()
+        torch.testing.assert_close(w.detach(), torch.full((4, 4), -0.1))
+
+
+def test_c_and_lists_may_take_turns_with_parameters_that_miss_gradients():
+    found = []
+    for by in (lambda o: o, lists):
+        a, b = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))
+        optimizer = by(MetaOptimize([a, b], alpha0=0.1, eta=0))
+        for k in range(9):
+            a.grad = torch.randn(2, 3, generator=torch.Generator().manual_seed(k))
+            b.grad = torch.ones(3) if k % 7 == 0 else None
+            if k % 7 == 0:  # laid out otherwise, which C does not take
+                a.grad = a.grad.t().contiguous().t()
+            optimizer.step()
+        found.append((a.detach(), b.detach()))
+    torch.testing.assert_close(*found)
+
+
+# ---- rules that only look like formulas ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Odd(Rule):
+    """Its update is given by the test."""
+
+    kind: str = ""
+    slots: ClassVar[tuple[str, ...]] = ("m",)
+
+    def update(self, g, state, t):
+        return ODD[self.kind](g, state, t)
+
+
+def in_place(g, state, t):
+    m = state["m"]
+    m *= 0.9
+    m += g
+    return m, {"m": m}
+
+
+ODD = {
+    "equals": lambda g, s, t: (g if t == 1 else g * 0.5, s),
+    "differs": lambda g, s, t: (g if t != 2 else -g, s),
+    "member": lambda g, s, t: (g if t in (1, 3) else g * 0.5, s),
+    "key": lambda g, s, t: (g * {1: 0.0, 2: 0.5}.get(t, 1.0), s),
+    "kind": lambda g, s, t: (g if isinstance(t, int) and t % 2 else -g, s),
+    "random": lambda g, s, t: (g * random.choice([0.0, 2.0]), s),
+    "in place": in_place,
+    "logic": lambda g, s, t: (g * ((g > 0) | (g < -1)), s),
+    "sum of truths": lambda g, s, t: (g * torch.add(g > 0, g < 1), s),
+    "rounded": lambda g, s, t: (torch.round(g), s),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_formula_is_called_as_it_is(kind):
+    def learnt(by):
+        random.seed(0)
+        w = nn.Parameter(torch.zeros(4, 4))
+        optimizer = by(MetaOptimize([w], Odd(kind), "none", alpha0=0.1))
+        random.seed(0)
+        learn(w, optimizer, 1)
+        random.seed(1)
+        learn(w, optimizer, 5, start=1)
+        return w.detach(), optimizer
+
+    (mine, native), (theirs, _) = learnt(lambda o: o), learnt(lists)
+    torch.testing.assert_close(mine, theirs)
+    assert not is_native(native)
+
+
+@dataclass(frozen=True)
+class Scaled(Rule):
+    """A frozen rule whose option can change all the same."""
+
+    scale: list = field(default_factory=lambda: [1.0])
+
+    def update(self, g, state, t):
+        return g * self.scale[0], state
+
+
+def test_an_option_that_can_change_is_read_at_every_step():
+    w, rule = nn.Parameter(torch.zeros(1)), Scaled()
+    optimizer = MetaOptimize([w], rule, "none", alpha0=1.0)
+    for rule.scale[0] in (1.0, 2.0):
+        w.grad = torch.ones(1)
+        optimizer.step()
+    assert w.item() == -3.0
+
+
+@dataclass(frozen=True)
+class Clamped(Rule):
+    """NaN where the gradient is negative, through every function that could lose it."""
+
+    kind: str = "clamp"
+
+    def update(self, g, state, t):
+        root, one = torch.sqrt(g), 1 + 0 * g
+        found = {
+            "clamp": lambda: root.clamp(min=1e-8, max=5.0),
+            "maximum": lambda: torch.maximum(one, root),
+            "minimum": lambda: torch.minimum(root, one),
+            "fmax": lambda: torch.fmax(root, one),
+        }[self.kind]()
+        return found, state
+
+
+@pytest.mark.parametrize("kind", ["clamp", "maximum", "minimum", "fmax"])
+def test_nan_is_lost_only_where_torch_loses_it(kind):
+    found = []
+    for by in (lambda o: o, lists):
+        w = nn.Parameter(torch.zeros(3))
+        optimizer = by(MetaOptimize([w], Clamped(kind), "none", alpha0=0.1))
+        w.grad = torch.tensor([-1.0, 0.25, 9.0])
+        optimizer.step()
+        found.append((w.detach(), optimizer))
+    assert is_native(found[0][1])
+    torch.testing.assert_close(found[0][0], found[1][0], equal_nan=True)
+    assert found[0][0][0].isnan() == (kind != "fmax")
+
+
+def test_a_meta_update_that_is_not_a_number_does_not_become_a_step_size():
+    for by in (lambda o: o, lists):
+        w = nn.Parameter(torch.ones(3))
+        optimizer = by(MetaOptimize([w], "sgd", Adam(eps=0.0), eta=0.1))
+        w.grad = torch.ones(3)
+        optimizer.step()  # h = 0, so the meta update divides 0 by 0
+        assert optimizer.alpha.isnan().all()
+
+
+@dataclass(frozen=True)
+class Backwards(Rule):
+    """State in another order than its slots, and in another dtype."""
+
+    dtype: str = "float32"
+    slots: ClassVar[tuple[str, ...]] = ("a", "b")
+
+    def init(self, like):
+        zeros = torch.zeros_like(like, dtype=getattr(torch, self.dtype))
+        return {"b": zeros, "a": zeros.clone()}
+
+    def update(self, g, state, t):
+        a, b = state["a"] * 0.5 + g, state["b"] + 2 * g
+        return a + 0.1 * b, {"a": a.to(state["a"]), "b": b.to(state["b"])}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_state_in_another_order_or_dtype_is_not_mixed_up(dtype):
+    found = []
+    for by in (lambda o: o, lists):
+        w = nn.Parameter(torch.ones(3))
+        optimizer = by(MetaOptimize([w], "sgd", Backwards(dtype), alpha0=1e-2, eta=1e-2))
+        learn(w, optimizer, 6)
+        found.append([optimizer.alpha, *(optimizer.sizes.state[k].double() for k in "ab")])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=0)
+
+
+def test_a_checkpoint_of_another_precision_is_taken_over_in_ones_own():
+    w, v = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3, dtype=torch.float64))
+    saved, loaded = MetaOptimize([w]), MetaOptimize([v])
+    learn(w, saved)
+    loaded.load_state_dict(copy.deepcopy(saved.state_dict()))
+    assert {x.dtype for x in loaded.sizes.state.values()} == {torch.float64}
+    learn(v, loaded, start=3)
+    learn(w, saved, start=3)
+    torch.testing.assert_close(loaded.alpha.float(), saved.alpha, rtol=1e-5, atol=0)
+
+
+# ---- building ------------------------------------------------------------------------------
+
+
+def in_process(script, **environment):
+    """What a fresh Python prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+STEP = """
+import torch
+from clmeta import MetaOptimize
+w = torch.nn.Parameter(torch.ones(5))
+o = MetaOptimize([w], meta="none", alpha0=0.1)
+w.grad = torch.tensor([1., 1., {value}, 1., 1.])
+o.step()
+print(o._path.tables["now"].fits, o.withheld, w.sum().item(), 1e-310 * 1.0 != 0)
+"""
+
+
+def test_a_compilers_fast_math_is_overruled(tmp_path):
+    said = in_process(
+        STEP.format(value="float('nan')"),
+        CC=" ".join([*_cc.compiler(), "-ffast-math"]),
+        CLMETA_CACHE=str(tmp_path),
+    )
+    assert said == "True 1 5.0 True"
+
+
+def test_a_truncated_program_in_the_cache_is_built_again(tmp_path):
+    first = in_process(STEP.format(value="1."), CLMETA_CACHE=str(tmp_path))
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    for damaged in (whole[:4096], whole[:-2000] + bytes(2000)):
+        kept.write_bytes(damaged)
+        assert in_process(STEP.format(value="1."), CLMETA_CACHE=str(tmp_path)) == first
+        assert kept.read_bytes() == whole
+
+
+@pytest.mark.parametrize("command", ['cc "', "false"])
+def test_a_compiler_that_makes_no_sense_is_done_without(command, tmp_path):
+    said = in_process(STEP.format(value="1."), CC=command, CLMETA_CACHE=str(tmp_path))
+    assert said.startswith("False 0 ")
+
+
+def test_functions_of_other_libraries_are_not_called_instead(tmp_path):
+    """Many libraries export ``move``; a global one would come before ours."""
+    source, library = tmp_path / "other.c", tmp_path / "libother.so"
+    source.write_text("void move(void) {} void product(void) {} void move_of(void) {}")
+    line = [*_cc.compiler(), "-shared", "-fPIC", str(source), "-o", str(library)]
+    subprocess.run(line, check=True)
+    script = f"""
+import ctypes
+ctypes.CDLL({str(library)!r}, mode=ctypes.RTLD_GLOBAL)
+import torch
+from clmeta._native_steps import NativeSteps
+from clmeta._program import Program
+from clmeta.config import RunConfig
+from clmeta.runner import prepare
+small = dict(stream_options=dict(tasks=1, steps_per_task=5), model_options=dict(hidden=4))
+program = Program([prepare(RunConfig(seed=seed, **small)) for seed in (0, 1)])
+assert isinstance(program.steps, NativeSteps)
+before = [w.clone() for w in program.stacked.w]
+x, y = torch.rand(2, 1, 1, 8, 8), torch.zeros(2, 1, dtype=torch.long)
+program.step(x, y)
+print([torch.equal(a, b) for a, b in zip(before, program.stacked.w)])
+"""
+    pytest.importorskip("sklearn")
+    assert "True" not in in_process(script)
