@@ -49,7 +49,7 @@ def layout(x: Tensor) -> tuple[Any, ...]:
 def is_plain(x: Tensor) -> bool:
     """Whether a tensor is an array in this process's memory, its numbers stored as they are."""
     kind = type(x) in (Tensor, torch.nn.Parameter)
-    return kind and x.device.type == "cpu" and x.layout is torch.strided and not x.is_neg()
+    return kind and x.is_cpu and x.layout is torch.strided and not x.is_neg()
 
 
 class Rows:
