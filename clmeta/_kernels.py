@@ -14,7 +14,7 @@ import ctypes
 import dataclasses
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -340,23 +340,24 @@ class MetaMove:
 
     def _direction(self, g: Tensor, state: dict[str, Tensor], t: int) -> Tensor:
         """u by the program; updates the state."""
-        z, one = g.double(), torch.ones(len(g), dtype=torch.float64)
         beta, count = torch.zeros_like(g), torch.full_like(g, t - 1)
-        held = [torch.ones(len(g), dtype=torch.bool), z, one, one * -math.inf, one * math.inf]
-        self(held, beta, count, state)
+        one = torch.ones(len(g), dtype=torch.float64)
+        given = [one.bool(), g.double(), one, one * -math.inf, one * math.inf]
+        self([x.data_ptr() for x in given], beta, count, state)
         return -beta
 
     def __call__(
-        self, given: list[Tensor], beta: Tensor, t: Tensor, state: dict[str, Tensor]
+        self, given: Sequence[int], beta: Tensor, t: Tensor, state: dict[str, Tensor]
     ) -> None:
         """Move beta, count and state in place.
 
         Args:
-            given: which blocks to move, z, eta, and bounds of beta; bool, then float64.
+            given: addresses of which blocks to move (bytes), z, eta and the bounds of beta
+                (doubles), one number for each of beta.
             beta, t, state: of all blocks.
         """
-        held = (*given, beta, t, *(state[name] for name in self.slots))
-        self.function(beta.numel(), *(x.data_ptr() for x in held), address(self.constants))
+        moved = [x.data_ptr() for x in (beta, t, *(state[name] for name in self.slots))]
+        self.function(beta.numel(), *given, *moved, address(self.constants))
 
     def takes(self, beta: Tensor, state: dict[str, Tensor]) -> bool:
         """Whether a rule's state is such as the program reads."""

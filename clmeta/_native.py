@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ def is_native(rule: Rule, dtype: torch.dtype, adaptive: bool) -> bool:
 
 def layout(x: Tensor) -> tuple[Any, ...]:
     """What tells whether a tensor's numbers are where, what and in the order that they were."""
-    return x.data_ptr(), x.dtype, x.shape, x.stride()
+    return x.data_ptr(), x.dtype, x.numel(), x.stride()
 
 
 def is_plain(x: Tensor) -> bool:
@@ -84,9 +85,17 @@ class Rows:
         states = [x.data_ptr() for slot in self.slots for x in slot.tensors]
         return [*map(layout, self.params), *states]
 
-    def valid(self, slots: list[Slot], owners: list[int]) -> bool:
-        """Whether these are the parameters and blocks, and all arrays where they were."""
-        return self.slots == slots and self.owners == owners and self.layouts == self._layouts()
+    def valid(self, params: list[Tensor], owners: list[int], states: dict[Tensor, Any]) -> bool:
+        """Whether these are the parameters, blocks and state, and all arrays where they were."""
+        if owners != self.owners or not all(map(operator.is_, params, self.params)):
+            return False
+        for slot in self.slots:
+            state = states.get(slot.p)
+            if state is not slot.state:
+                return False
+            if not all(map(operator.is_, map(state.get, slot.names), slot.tensors)):
+                return False
+        return self.layouts == self._layouts()
 
     def _alike(self, slot: Slot) -> bool:
         """Whether a parameter and its state are one dense array each, in one order."""
@@ -102,7 +111,8 @@ class Rows:
         if not self.fits:
             return False
         for g, stride in zip(grads, self.strides, strict=True):
-            if g.dtype is not self.dtype or not is_plain(g) or g.stride() != stride:
+            plain = type(g) is Tensor and g.layout is torch.strided and not g.is_neg()
+            if not plain or g.dtype is not self.dtype or g.stride() != stride:
                 return False
         self.table.put("g", [g.data_ptr() for g in grads])
         return True
@@ -124,10 +134,13 @@ class NativePath(ListPath):
             self.programs[key] = program_of(build, rule, *args)
         return self.programs[key]
 
-    def _rows(self, slots: list[Slot], owners: list[int], adaptive: bool) -> Rows:
+    def _rows(self, params: list[Tensor], owners: list[int]) -> Rows:
         rows = self.tables.get("now")
-        if rows is None or not rows.valid(slots, owners):
-            dtype = slots[0].p.dtype
+        if rows is None or not rows.valid(params, owners, self.optimizer.state):
+            adaptive = self.optimizer.sizes.rule is not None
+            names = (*self.rule.slots, "h") if adaptive else self.rule.slots
+            slots = [self._slot(p, names) for p in params]
+            dtype = params[0].dtype
             moves = None
             if dtype in C_TYPES:
                 moves = self._program(Moves, self.rule, dtype, adaptive)
@@ -136,19 +149,19 @@ class NativePath(ListPath):
 
     def step(self) -> None:
         """One update of every block with a gradient."""
-        sizes, groups = self.optimizer.sizes, self.optimizer.param_groups
+        sizes = self.optimizer.sizes
         adaptive = sizes.rule is not None
-        names = (*self.rule.slots, "h") if adaptive else self.rule.slots
-        slots, owners, grads = [], [], []
-        for i, group in enumerate(groups):
+        params, owners, grads = [], [], []
+        for i, group in enumerate(self.optimizer.param_groups):
             for p in group["params"]:
-                if p.grad is not None:
-                    slots.append(self._slot(p, names))
+                g = p.grad
+                if g is not None:
+                    params.append(p)
                     owners.append(i)
-                    grads.append(p.grad)
+                    grads.append(g)
         if not grads:
             return
-        rows = self._rows(slots, owners, adaptive)
+        rows = self._rows(params, owners)
         if not rows.takes(grads):
             super().step()
             return
@@ -221,10 +234,12 @@ class NativePath(ListPath):
             self.meta_update(torch.tensor(z, dtype=sizes.beta.dtype), sorted(set(owners)))
             return
         low, high = self.optimizer.beta_bounds(groups[0])
-        active = [False] * len(groups)
+        active = bytearray(len(groups))
         for owner in owners:
-            active[owner] = True
-        bounds = [-math.inf if low is None else low] * len(groups), [high] * len(groups)
-        given = torch.tensor([z, [group["eta"] for group in groups], *bounds], dtype=torch.float64)
-        program([torch.tensor(active), *given.unbind()], sizes.beta, sizes.t, sizes.state)
+            active[owner] = 1
+        etas = [group["eta"] for group in groups]
+        lows, highs = [-math.inf if low is None else low], [high]
+        held: list[array[Any]] = [array("b", active)]  # alive during the call
+        held += [array("d", x) for x in (z, etas, lows * len(groups), highs * len(groups))]
+        program([*map(address, held)], sizes.beta, sizes.t, sizes.state)
         torch.exp(sizes.beta, out=sizes.alpha)

@@ -101,7 +101,8 @@ class NativeSteps:
             s.meta_update(z.to(s.beta.dtype), None if everyone else ok)
             return
         active = s.active if everyone else s.active & ok
-        self.meta([active, z, self.eta, self.low, self.high], s.beta, s.t, s.meta_state)
+        given = (active, z, self.eta, self.low, self.high)
+        self.meta([x.data_ptr() for x in given], s.beta, s.t, s.meta_state)
         torch.exp(s.beta, out=s.alpha)
 
 
