@@ -272,7 +272,7 @@ def replicas(
     count: int, device: str, alone: float, rounds: int, rows: list[dict[str, Any]]
 ) -> None:
     """The table of ``count`` learners, and how they stand to floor and transcription."""
-    steps = max(2, 64 // count)
+    steps = max(8, 256 // count)  # long enough that caches are as in a run, not as after others
     ways = {
         "arithmetic": arithmetic_way(count, steps, device),
         "memory traffic, AdamW": traffic_way(count, steps, device),
