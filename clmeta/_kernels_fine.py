@@ -11,19 +11,9 @@ from array import array
 import torch
 
 from clmeta import _cc
+from clmeta._c_source import BODY, C_TYPES, PRELUDE, PRODUCT, fill, lines
 from clmeta._c_writer import Writer
-from clmeta._kernels import (
-    BODY,
-    C_TYPES,
-    PRELUDE,
-    PRODUCT,
-    MetaMove,
-    Moves,
-    declare,
-    fill,
-    formula_of,
-    lines,
-)
+from clmeta._kernels import MetaMove, Moves, declare, formula_of
 from clmeta.rules import Rule
 
 META = "meta_"

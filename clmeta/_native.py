@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from clmeta._c_source import C_TYPES
 from clmeta._cc import CannotBuild
 from clmeta._expression import CannotTrace
-from clmeta._kernels import C_TYPES, MetaMove, Moves
+from clmeta._kernels import MetaMove, Moves, sum_products
 from clmeta._lists import ListPath, Slot, _safe
 from clmeta._table import Table, address, in_threads
 from clmeta.rules import Rule
@@ -177,17 +178,7 @@ class NativePath(ListPath):
     def _products(self, rows: Rows, adaptive: bool) -> list[float]:
         """z = <h, g> by block; with fixed step sizes, 0 where all of g is finite."""
         table = rows.table
-        in_threads(
-            rows.moves.product,
-            len(table.sums),
-            table.total,
-            address(table.pieces),
-            table.address("h") if adaptive else None,
-            table.address("g"),
-            None,
-            address(table.widths),
-            address(table.sums),
-        )
+        sum_products(rows.moves.product, table, traced=adaptive)
         parts: list[list[float]] = [[] for _ in self.optimizer.param_groups]
         start = 0
         for owner, end in zip(rows.owners, table.ends, strict=True):

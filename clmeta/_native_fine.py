@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clmeta._kernels import C_TYPES
+from clmeta._c_source import C_TYPES
+from clmeta._kernels import sum_products
 from clmeta._kernels_fine import META, FineMoves
 from clmeta._masked import MaskedPath
 from clmeta._native import is_plain, layout, program_of
@@ -147,17 +148,7 @@ class NativeFinePath(MaskedPath):
     def _products(self, rows: FineRows, owners: list[int]) -> list[float]:
         """<h, g> by block, which is finite only where all is; with fixed step sizes 0."""
         table = rows.table
-        in_threads(
-            rows.moves.product,
-            len(table.sums),
-            table.total,
-            address(table.pieces),
-            table.address("h") if "h" in rows.moves.names else None,
-            table.address("g"),
-            None,
-            address(table.widths),
-            address(table.sums),
-        )
+        sum_products(rows.moves.product, table, traced="h" in rows.moves.names)
         z, start = [0.0] * len(self.optimizer.param_groups), 0
         for owner, end in zip(owners, table.ends, strict=True):
             z[owner] += sum(table.sums[start:end])

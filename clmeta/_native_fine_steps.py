@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from clmeta._batched import Gradient, Outer
-from clmeta._kernels import C_TYPES
+from clmeta._c_source import C_TYPES
+from clmeta._kernels import sum_products
 from clmeta._kernels_fine import META, FineMoves
 from clmeta._native import program_of
 from clmeta._native_steps import plain, plain_arrays, rows_of
@@ -55,17 +56,7 @@ class NativeFineSteps(FineSteps):
         dense = [plain(g.dense() if isinstance(g, Outer) else g) for g in grads]
         table = self.table
         table.put("g", rows_of(dense, count))
-        in_threads(
-            self.moves.product,
-            len(table.sums),
-            table.total,
-            address(table.pieces),
-            table.address("h") if s.h else None,
-            table.address("g"),
-            None,
-            address(table.widths),
-            address(table.sums),
-        )
+        sum_products(self.moves.product, table, traced=bool(s.h))
         sums = torch.frombuffer(table.sums, dtype=torch.float64)
         parts = sums.new_zeros(table.count).index_add_(0, self.owners, sums)
         z = s.by_block(parts.view(count, -1))

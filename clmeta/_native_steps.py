@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from clmeta._batched import Gradient, Outer
-from clmeta._kernels import C_TYPES, MetaMove, Moves
+from clmeta._c_source import C_TYPES
+from clmeta._kernels import MetaMove, Moves
 from clmeta._native import program_of
 from clmeta._stacked import Stacked
 from clmeta._table import Table, address, in_threads

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from clmeta import _cc
-
-C_TYPES = {torch.float32: "float", torch.float64: "double"}
+from clmeta._c_source import C_TYPES
 
 SOURCE = """
 typedef @T@ T;
