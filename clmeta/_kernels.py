@@ -15,6 +15,7 @@ import dataclasses
 import math
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from clmeta import _cc
 from clmeta._c_source import BODY, C_TYPES, META, MOVE, PRELUDE, PRODUCT, fill, lines
 from clmeta._c_writer import Writer
-from clmeta._expression import CannotTrace, Formula, trace_rule
+from clmeta._expression import CannotTrace, trace_rule
 from clmeta._table import Table, address, in_threads
 from clmeta.rules import Rule
 
@@ -35,14 +36,46 @@ def declare(function: Any, kinds: str) -> Any:
     return function
 
 
-def formula_of(rule: Rule, tag: str = "") -> Formula:
-    """A rule's formula; only of rules whose options can't change between steps."""
+@dataclass(frozen=True)
+class Written:
+    """A rule's formula in C: statements to run once and for each number, and what they lead to.
+
+    Attributes:
+        u, new: names of the direction and of each slot's next value.
+        constants: the rule's options, as the program takes them.
+    """
+
+    once: list[str]
+    each: list[str]
+    u: str
+    new: dict[str, str]
+    constants: array[float]
+
+    def body(self, names: Sequence[str]) -> str:
+        """The statements that move one number of each array in ``names``."""
+        store = [f"p_{name}[i] = {value};" for name, value in self.new.items()]
+        store += ["p_h[i] = decay * v_h + dw;"] if "h" in names else []
+        load = [f"const T v_{name} = p_{name}[i];" for name in names]
+        parts = {"load": load, "each": self.each, "u": [self.u], "store": store}
+        return fill(BODY, **{name: "\n".join(part) for name, part in parts.items()}).strip()
+
+
+def write_rule(rule: Rule, kind: str, tag: str = "") -> Written:
+    """A rule as C, computing in ``kind``; only one whose options can't change between steps.
+
+    Raises:
+        CannotTrace: if it is not a formula of one number.
+    """
     fields = {field.name for field in dataclasses.fields(rule)}
     fixed = all(isinstance(x, bool | int | float | str | None) for x in vars(rule).values())
     frozen = type(rule).__dataclass_params__.frozen  # type: ignore[attr-defined]
     if not (fixed and frozen and vars(rule).keys() <= fields):
         raise CannotTrace("its attributes may change")
-    return trace_rule(rule, tag)
+    formula, writer = trace_rule(rule, tag), Writer(kind, tag)
+    u = writer.value(formula.u)
+    new = {name: writer.value(x) for name, x in formula.new.items()}
+    constants = array("d", formula.trace.constants or [0.0])
+    return Written(writer.once, writer.each, u, new, constants)
 
 
 def check(
@@ -87,31 +120,16 @@ class Moves:
     """
 
     def __init__(self, rule: Rule, dtype: torch.dtype, adaptive: bool) -> None:
-        formula = formula_of(rule)
-        writer = Writer(C_TYPES[dtype])
-        u = writer.value(formula.u)
-        new = {name: writer.value(x) for name, x in formula.new.items()}
+        written = write_rule(rule, C_TYPES[dtype])
         held = ("w", *rule.slots, *(("h",) if adaptive else ()))
-        self.names = ("g", *held)
+        self.names, self.constants = ("g", *held), written.constants
         pointers = [
             f"T *restrict p_{name} = tensors[{k} * count + owner] + start;"
             for k, name in enumerate(held, 1)
         ]
-        store = [f"p_{name}[i] = {value};" for name, value in new.items()]
-        store += ["p_h[i] = decay * v_h + dw;"] if adaptive else []
-        body = fill(
-            BODY,
-            load="\n".join(f"const T v_{name} = p_{name}[i];" for name in held),
-            each="\n".join(writer.each),
-            u=u,
-            store="\n".join(store),
-        )
         text = PRELUDE.format(T=C_TYPES[dtype], align=dtype.itemsize) + PRODUCT
-        text += fill(
-            MOVE, pointers=lines(pointers, 8), once=lines(writer.once, 8), body=body.strip()
-        )
-        library = _cc.load(text)
-        self.constants = array("d", formula.trace.constants or [0.0])
+        parts = {"pointers": lines(pointers, 8), "once": lines(written.once, 8)}
+        library = _cc.load(text + fill(MOVE, body=written.body(held), **parts))
         self.product = declare(library.product, "llpppppp")
         self.move = declare(library.move, "llpplpppp")
         self.learners = declare(library.learners, "llpplplplpppppppp")
@@ -154,21 +172,18 @@ class MetaMove:
     """
 
     def __init__(self, rule: Rule, dtype: torch.dtype) -> None:
-        formula = formula_of(rule)
-        writer = Writer("double")
-        u = writer.value(formula.u)
-        new = {name: writer.value(x) for name, x in formula.new.items()}
+        written = write_rule(rule, "double")
         text = PRELUDE.format(T=C_TYPES[dtype], align=dtype.itemsize)
         text += fill(
             META,
             arguments="".join(f"T *p_{name}, " for name in rule.slots),
             load=lines([f"const double v_{name} = p_{name}[i];" for name in rule.slots], 8),
-            once=lines(writer.once, 8),
-            each=lines(writer.each, 8),
-            u=u,
-            store=lines([f"p_{name}[i] = (T){value};" for name, value in new.items()], 8),
+            once=lines(written.once, 8),
+            each=lines(written.each, 8),
+            u=written.u,
+            store=lines([f"p_{name}[i] = (T){x};" for name, x in written.new.items()], 8),
         )
-        self.constants = array("d", formula.trace.constants or [0.0])
+        self.constants = written.constants
         self.function = declare(_cc.load(text).meta, "l" + "p" * (8 + len(rule.slots)))
         self.slots = rule.slots
         check(rule, dtype, self._direction)

@@ -11,9 +11,8 @@ from array import array
 import torch
 
 from clmeta import _cc
-from clmeta._c_source import BODY, C_TYPES, PRELUDE, PRODUCT, fill, lines
-from clmeta._c_writer import Writer
-from clmeta._kernels import MetaMove, Moves, declare, formula_of
+from clmeta._c_source import C_TYPES, PRELUDE, PRODUCT, fill, lines
+from clmeta._kernels import MetaMove, Moves, declare, write_rule
 from clmeta.rules import Rule
 
 META = "meta_"
@@ -79,49 +78,36 @@ class FineMoves:
         Moves(rule, dtype, meta is not None)  # which compare the formulas with the rules
         if meta is not None:
             MetaMove(meta, dtype)
-        formula, writer = formula_of(rule), Writer(C_TYPES[dtype])
-        u = writer.value(formula.u)
-        new = {name: writer.value(x) for name, x in formula.new.items()}
+        kind = C_TYPES[dtype]
+        written = write_rule(rule, kind)
         held = ("w", *rule.slots, *(("h",) if meta is not None else ()))
-        self.names = ("g", *held)
-        self.constants = array("d", formula.trace.constants or [0.0])
-        store = [f"p_{name}[i] = {value};" for name, value in new.items()]
-        store += ["p_h[i] = decay * v_h + dw;"] if meta is not None else []
-        body = fill(
-            BODY,
-            load="\n".join(f"const T v_{name} = p_{name}[i];" for name in held),
-            each="\n".join(writer.each),
-            u=u,
-            store="\n".join(store),
-        )
-        once, move_beta = writer.once, ""
+        self.names, self.constants = ("g", *held), written.constants
+        once, move_beta = written.once, ""
         self.unit_names: tuple[str, ...] = ("alpha", "beta")
         self.meta_constants = array("d", [0.0])
         if meta is not None:
-            formula, writer = formula_of(meta, META), Writer(C_TYPES[dtype], META)
-            u = writer.value(formula.u)
-            new = {name: writer.value(x) for name, x in formula.new.items()}
+            above = write_rule(meta, kind, META)
             self.unit_names += tuple(META + name for name in meta.slots)
-            self.meta_constants = array("d", formula.trace.constants or [0.0])
+            self.meta_constants = above.constants
             move_beta = fill(
                 MOVE_BETA,
                 load="\n".join(f"const T v_{META}{n} = p_{META}{n}[k];" for n in meta.slots),
-                each="\n".join(writer.each),
-                u=u,
-                store="\n".join(f"p_{META}{name}[k] = {value};" for name, value in new.items()),
+                each="\n".join(above.each),
+                u=above.u,
+                store="\n".join(f"p_{META}{name}[k] = {x};" for name, x in above.new.items()),
             )
-            once = once + writer.once
+            once = once + above.once
         place = "T *restrict p_{} = {}[{} * count + owner] + {};"
         pointers = [place.format(n, "tensors", k, "start") for k, n in enumerate(self.names)]
         pointers += [
             place.format(name, "units", k, "start / run") for k, name in enumerate(self.unit_names)
         ]
-        text = PRELUDE.format(T=C_TYPES[dtype], align=dtype.itemsize) + PRODUCT
+        text = PRELUDE.format(T=kind, align=dtype.itemsize) + PRODUCT
         text += fill(
             FINE,
             pointers=lines(pointers, 8),
             once=lines(once, 8),
-            body=body.strip(),
+            body=written.body(held),
             meta=move_beta.strip(),
             product="v_g * p_h[i]" if meta is not None else "0",
             sum="(T)dot(p_h + k * run, p_g + k * run, run)" if meta is not None else "0",
