@@ -30,23 +30,34 @@ def config(**options):
     return RunConfig(**{"weight_decay": 0.01, "alpha0": 1e-3, **small, **options})
 
 
-def test_gradients_equal_autograd_and_linear_ones_stay_factored():
-    models = [make_model("cnn", (3, 12, 12), 5, {"channels": [4, 6]}, seed=s) for s in range(3)]
+def assert_gradients(models, x, y):
+    """Gradients, losses and shares of all models equal autograd's; returns gradients by name and
+    the program's calls."""
     names = [name for name, _ in models[0].named_parameters()]
     weights = [
         torch.stack([dict(m.named_parameters())[name].detach() for m in models]) for name in names
     ]
-    x, y = torch.rand(3, 1, 3, 12, 12), torch.tensor([[0], [2], [4]])
-    grads, losses, _ = BatchedNetwork(models[0], names)(weights, x, y)
-    kinds = dict(zip(names, grads, strict=True))
-    assert isinstance(kinds["classifier.1.weight"], Outer)
-    assert not isinstance(kinds["features.0.weight"], Outer)
+    network = BatchedNetwork(models[0], names)
+    grads, losses, shares = network(weights, x, y)
     for row, model in enumerate(models):
-        loss = nn.functional.cross_entropy(model(x[row]), y[row])
+        out = model(x[row])
+        loss = nn.functional.cross_entropy(out, y[row])
         torch.testing.assert_close(losses[row], loss.detach())
+        assert shares[row] == (out.argmax(1) == y[row]).float().mean()
         for mine, theirs in zip(grads, torch.autograd.grad(loss, model.parameters()), strict=True):
             dense = mine.dense() if isinstance(mine, Outer) else mine
             torch.testing.assert_close(dense[row], theirs, rtol=1e-4, atol=1e-6)
+    (program, _) = next(iter(network._programs.values()))
+    calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    return dict(zip(names, grads, strict=True)), calls
+
+
+def test_gradients_equal_autograd_and_linear_ones_stay_factored():
+    models = [make_model("cnn", (3, 12, 12), 5, {"channels": [4, 6]}, seed=s) for s in range(3)]
+    x, y = torch.rand(3, 1, 3, 12, 12), torch.tensor([[0], [2], [4]])
+    grads, _ = assert_gradients(models, x, y)
+    assert isinstance(grads["classifier.1.weight"], Outer)
+    assert not isinstance(grads["features.0.weight"], Outer)
 
 
 @pytest.mark.parametrize("in_c", [True, False])
@@ -259,29 +270,13 @@ class Crooked(nn.Module):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_simplified_program_computes_the_same(batch):
     torch.manual_seed(0)
-    models = [Crooked() for _ in range(3)]
-    names = [name for name, _ in models[0].named_parameters()]
-    weights = [
-        torch.stack([dict(m.named_parameters())[name].detach() for m in models]) for name in names
-    ]
     x, y = torch.randn(3, batch, 3, 2, 2), torch.randint(0, 3, (3, batch))
-    network = BatchedNetwork(models[0], names)
-    grads, losses, shares = network(weights, x, y)
-    (program, _) = next(iter(network._programs.values()))
-    targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
-    assert torch.ops.aten.mul.Scalar not in targets  # a bias, times addmm's 1
-    for row, model in enumerate(models):
-        out = model(x[row])
-        loss = nn.functional.cross_entropy(out, y[row])
-        torch.testing.assert_close(losses[row], loss.detach())
-        assert shares[row] == (out.argmax(1) == y[row]).float().mean()
-        for mine, theirs in zip(grads, torch.autograd.grad(loss, model.parameters()), strict=True):
-            dense = mine.dense() if isinstance(mine, Outer) else mine
-            torch.testing.assert_close(dense[row], theirs, rtol=1e-4, atol=1e-6)
+    _, calls = assert_gradients([Crooked() for _ in range(3)], x, y)
+    assert torch.ops.aten.mul.Scalar not in calls  # a bias, times addmm's 1
 
 
 class Turned(nn.Module):
-    """Pools what does not lie in order, and multiplies a sum of expanded numbers by one."""
+    """Pools what does not lie in order."""
 
     def __init__(self):
         super().__init__()
@@ -295,15 +290,5 @@ class Turned(nn.Module):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_pooling_of_turned_images_equals_autograd(batch):
     torch.manual_seed(0)
-    models = [Turned() for _ in range(2)]
-    names = [name for name, _ in models[0].named_parameters()]
-    weights = [
-        torch.stack([dict(m.named_parameters())[name].detach() for m in models]) for name in names
-    ]
     x, y = torch.randn(2, batch, 1, 4, 4), torch.randint(0, 3, (2, batch))
-    grads, _, _ = BatchedNetwork(models[0], names)(weights, x, y)
-    for row, model in enumerate(models):
-        loss = nn.functional.cross_entropy(model(x[row]), y[row])
-        for mine, theirs in zip(grads, torch.autograd.grad(loss, model.parameters()), strict=True):
-            dense = mine.dense() if isinstance(mine, Outer) else mine
-            torch.testing.assert_close(dense[row], theirs, rtol=1e-4, atol=1e-6)
+    assert_gradients([Turned() for _ in range(2)], x, y)
