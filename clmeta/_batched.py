@@ -132,6 +132,8 @@ def rewrite(program: fx.GraphModule) -> list[bool]:
     for node in list(program.graph.nodes):
         if node.target is aten.max_pool2d_with_indices.default:
             _rewrite_pool(program.graph, node)
+        elif node.target is aten.add.Tensor:
+            _rewrite_bias(program.graph, node)
     (output,) = (node for node in program.graph.nodes if node.op == "output")
     *grads, loss, share = output.args[0]
     factors = [_factors(program.graph, node, output) for node in grads]
@@ -192,6 +194,30 @@ def _backward_of(node: fx.Node, indices: list[fx.Node]) -> list[fx.Node] | None:
             else:
                 return None
     return found
+
+
+def _rewrite_bias(graph: fx.Graph, node: fx.Node) -> None:
+    """Give a convolution's bias to the convolution, where it was added after it."""
+    shown, bias = node.args[:2]
+    conv = shown
+    while isinstance(conv, fx.Node) and conv.target in VIEWS and len(conv.users) == 1:
+        conv = conv.args[0]
+    values = bias
+    while isinstance(values, fx.Node) and values.target in (*VIEWS, aten.unsqueeze.default):
+        values = values.args[0]
+    if not isinstance(conv, fx.Node) or not isinstance(values, fx.Node):
+        return
+    if conv.target is not aten.convolution.default or len(conv.users) != 1 or conv.args[2]:
+        return
+    out, added = shown.meta["val"].shape, bias.meta["val"].shape  # type: ignore[union-attr]
+    learners, channels = out[0], out[2] if len(out) == 5 else 0
+    if added != (learners, 1, channels, 1, 1) or values.meta["val"].shape != (learners, channels):
+        return
+    with graph.inserting_before(conv):
+        flat = graph.call_function(aten.view.default, (values, [learners * channels]))
+    flat.meta["val"] = values.meta["val"].reshape(-1)
+    conv.args = (*conv.args[:2], flat, *conv.args[3:])
+    node.replace_all_uses_with(shown)  # type: ignore[arg-type]
 
 
 def _relu_mask(node: fx.Node) -> fx.Node | None:
