@@ -145,9 +145,9 @@ def _panels(
     size = (style.COLUMN_WIDTH * across, (style.HEIGHT + 0.4) * down)
     figure = Figure(figsize=size, dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
-    for place, (name, row) in enumerate(rows.items(), start=1):
-        axes = figure.add_subplot(down, across, place)
-        style.dress(axes)
+    # All panels first: a legend takes the whole figure's width if its axes stand alone.
+    panels = [style.dress(figure.add_subplot(down, across, k + 1)) for k in range(len(rows))]
+    for axes, (name, row) in zip(panels, rows.items(), strict=True):
         draw(row, axes, published)
         axes.annotate(
             name, (0.01, 0.02), xycoords="axes fraction", fontsize=style.SMALL_FONT, va="bottom"

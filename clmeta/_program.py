@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clmeta._batched import BatchedNetwork, Gradient, NotBatchable
 from clmeta._device_steps import DeviceSteps
+from clmeta._expression import CannotTrace, trace_rule
 from clmeta._fuse import CannotCompile
 from clmeta._lockstep import Segment
 from clmeta._native_fine_steps import NativeFineSteps, fine_moves_for
@@ -49,6 +50,15 @@ def learnt_names(prepared: Prepared) -> list[str]:
     return [name for (name, _), g in zip(named, grads, strict=True) if g is not None]
 
 
+def _require_formula(level: str, rule: Rule | None) -> None:
+    """Refuse a rule that is more than a formula of one number: it would mix the learners'."""
+    try:
+        if rule is not None:
+            trace_rule(rule)
+    except CannotTrace as reason:
+        raise NotBatchable(f"its {level} rule {type(rule).__name__} {reason}") from reason
+
+
 class Program:
     """R learners that share network and rules.
 
@@ -66,6 +76,8 @@ class Program:
             raise NotBatchable("its base is a torch optimiser, not a rule")
         if prepared[0].optimizer.needs_graph:
             raise NotBatchable("its trace needs second derivatives")
+        for level, rule in (("base", base), ("meta", meta)):
+            _require_formula(level, rule)
         names = learnt_names(prepared[0])
         if any(learnt_names(p) != names for p in prepared[1:]):
             raise NotBatchable("which of its parameters are learnt differs between runs")

@@ -19,10 +19,16 @@ from clmeta._native import NativePath, is_native
 from clmeta._native_fine import NativeFinePath
 from clmeta._path import Path
 from clmeta._stepsizes import StepSizes
+from clmeta._trial import check_rule
 from clmeta._wrapped import WrappedPath
 from clmeta.blocks import FINE, Blocks
 from clmeta.errors import bad, require
 from clmeta.rules import Rule, as_rule
+
+SCHEDULED = (
+    "writes group['lr'], which is MetaOptimize's own view of its step sizes; remove the schedule "
+    "(step sizes are learned; alpha0 sets the first ones), or use a torch.optim optimiser with it"
+)
 
 
 class MetaOptimize(torch.optim.Optimizer):
@@ -120,6 +126,10 @@ class MetaOptimize(torch.optim.Optimizer):
             bad("hessian", hessian.kind, f"has no use with {what}; pass rules for both updates")
         groups = make_groups(params, blocks)
         first = groups[0]["params"][0]
+        with torch.no_grad():
+            for level, each in (("base", rule), ("meta", meta_rule)):
+                if each is not None:
+                    check_rule(each, first if level == "base" else first.new_zeros(2), level)
         dtype = torch.float64 if state_dtype(first) == torch.float64 else torch.float32
         self.sizes = StepSizes(meta_rule, first.device, dtype)
         self._config = {
@@ -210,9 +220,22 @@ class MetaOptimize(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_lr()
         self.sizes.calls += 1
         self._path.step()
+        self._version = self.sizes.alpha._version
         return loss
+
+    def _check_lr(self) -> None:
+        """Raise BadArgument if something wrote ``group["lr"]`` since the last step."""
+        alpha = self.sizes.alpha
+        if alpha._version != self._version:
+            bad("group['lr']", alpha.tolist(), f"something {SCHEDULED}")
+        for group, bound in zip(self.param_groups, self._lrs, strict=True):
+            if group["lr"] is not bound:
+                bad(
+                    f"group['lr'] of block {group['name']!r}", group["lr"], f"something {SCHEDULED}"
+                )
 
     def meta_update(self, z: Tensor, keep: Tensor | None) -> None:
         """Move beta of all blocks (or those to keep) by the meta rule."""
@@ -241,8 +264,10 @@ class MetaOptimize(torch.optim.Optimizer):
 
     def _bind(self) -> None:
         """Make every ``group["lr"]`` a view of its alpha."""
-        for i, group in enumerate(self.param_groups):
-            group["lr"] = self.sizes.alpha[i]
+        self._lrs = list(self.sizes.alpha.unbind())
+        self._version = self.sizes.alpha._version
+        for group, bound in zip(self.param_groups, self._lrs, strict=True):
+            group["lr"] = bound
 
     def state_dict(self) -> dict[str, Any]:
         """torch's ``state`` and ``param_groups``, and ``meta``: step sizes and meta state.

@@ -11,12 +11,8 @@ from torch import Tensor
 
 from clmeta import MetaOptimize
 from clmeta.errors import ClmetaError, bad
+from clmeta.optimizer import SCHEDULED
 from clmeta.strategies.growth import adopt
-
-SCHEDULED = (
-    "writes group['lr'], which is MetaOptimize's own view of its step sizes; remove the schedule "
-    "(step sizes are learned), or use a torch.optim optimiser with it"
-)
 
 
 class KeepOptimizerState(SupervisedPlugin):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from clmeta import BadArgument, MetaOptimize
-from clmeta.rules import Adam
+from clmeta.rules import Adam, Rule
 
 W = [nn.Parameter(torch.ones(2))]
 NAMED = [("one.weight", W[0])]
@@ -60,4 +60,87 @@ def test_sparse_gradients_are_refused():
     optimizer = MetaOptimize(table.parameters())
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(BadArgument, match="dense gradients"):
+        optimizer.step()
+
+
+class Whole(Rule):
+    def update(self, g, state, t):
+        return g.sum(), state
+
+
+class First(Rule):
+    def update(self, g, state, t):
+        return (g if t == 1 else 0.5 * g), state
+
+
+class NoPair(Rule):
+    def update(self, g, state, t):
+        return g
+
+
+class NoCount(Rule):
+    def update(self, g, state):
+        return g, state
+
+
+class NoSlots(Rule):
+    def init(self, like):
+        return {"m": torch.zeros_like(like)}
+
+    def update(self, g, state, t):
+        return state["m"], {"m": g}
+
+
+class Loses(Rule):
+    slots = ("m",)
+
+    def update(self, g, state, t):
+        return g, {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "level", "message"),
+    [
+        (Whole, "base", r"base='Whole': u is \(\) for a g of \(3,\)"),
+        (Whole, "meta", r"meta='Whole': u is \(\) for a g of \(2,\)"),
+        (First, "meta", r"meta='First': .*torch.where\(t == 1, a, b\)"),
+        (NoPair, "base", r"base='NoPair': update\(self, g, state, t\) returns"),
+        (NoCount, "base", "base='NoCount': .* positional argument"),
+        (NoSlots, "base", r"base='NoSlots': its state is \['m'\] and its slots \(\)"),
+        (Loses, "meta", "meta='Loses': m is NoneType"),
+    ],
+)
+def test_a_rule_that_lacks_something_is_refused_by_name(rule, level, message):
+    rules = {"base": "sgd", "meta": "sgd", level: rule()}
+    with pytest.raises(BadArgument, match=message):
+        MetaOptimize([nn.Parameter(torch.ones(3))], **rules)
+
+
+def test_a_base_rule_may_decide_by_the_number_of_the_update():
+    w = nn.Parameter(torch.zeros(1))
+    optimizer = MetaOptimize([w], First(), "none", alpha0=1.0)
+    for _ in range(2):
+        w.grad = torch.ones(1)
+        optimizer.step()
+    assert w.item() == -1.5
+
+
+@pytest.mark.parametrize("blocks", ["scalar", "tensor"])
+def test_a_schedule_of_torchs_is_refused_in_any_loop(blocks):
+    w, v = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = MetaOptimize([w, v], blocks=blocks)
+    w.grad = v.grad = torch.ones(3)
+    before = w.detach().clone()
+    torch.optim.lr_scheduler.LinearLR(optimizer)
+    with pytest.raises(BadArgument, match=r"group\['lr'\].*remove the schedule"):
+        optimizer.step()
+    assert torch.equal(before, w)
+
+
+def test_an_assigned_lr_is_refused_by_the_blocks_name():
+    w = nn.Parameter(torch.ones(3))
+    optimizer = MetaOptimize([("layer.weight", w)], blocks="layer")
+    optimizer.param_groups[0]["lr"] = 1.0
+    w.grad = torch.ones(3)
+    with pytest.raises(BadArgument, match=r"group\['lr'\] of block 'layer'=1.0"):
         optimizer.step()

@@ -18,6 +18,8 @@ from clmeta._program import ReplicaWarning
 from clmeta.errors import BadArgument, NonFiniteError, RunFolderError
 from clmeta.recorder import Recorder
 from clmeta.replicas import ReplicasFailed, run_replicas
+from clmeta.rules import RULES as BY_NAME
+from clmeta.rules import Rule
 from clmeta.runner import prepare, run
 
 RULES = ("sgd", "sgdm", "rmsprop", "adamw", "lion")
@@ -87,6 +89,23 @@ def test_a_convolutional_network_equals_single_runs(tmp_path):
     configs = [cnn(seed=seed, blocks=blocks) for seed, blocks in ((0, "scalar"), (1, "head"))]
     for folders in zip(*both(configs, tmp_path), strict=True):
         assert_same_run(*folders)
+
+
+class Summing(Rule):
+    """Not a formula of one number: in a batch it would mix the learners'."""
+
+    def update(self, g, state, t):
+        return g / (g.norm() + 1e-8), state
+
+
+@pytest.mark.parametrize("level", ["base", "meta"])
+def test_a_rule_that_sums_makes_runs_go_one_by_one_with_equal_results(level, tmp_path, monkeypatch):
+    monkeypatch.setitem(BY_NAME._entries, "summing", Summing)
+    configs = [config(**{level: "summing"}, seed=s, blocks="layer") for s in (0, 1)]
+    with pytest.warns(ReplicaWarning, match=f"its {level} rule Summing uses .norm"):
+        together, alone = both(configs, tmp_path)
+    for folders in zip(together, alone, strict=True):
+        assert_same_run(*folders, tolerance=0)
 
 
 @pytest.mark.parametrize(("base", "meta"), [("adamw", "adam"), ("lion", "sgd"), ("sgdm", "none")])
