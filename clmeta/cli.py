@@ -66,7 +66,7 @@ def demo(
         bool, typer.Option("--overwrite", help="Replace the runs of an earlier demo.")
     ] = False,
 ) -> None:
-    """Ten tasks of real digits, fixed against adaptive step sizes, in about two minutes."""
+    """Ten tasks of real digits, fixed against adaptive step sizes, in about a minute."""
     from clmeta.demo import run_demo
     from clmeta.parse import parse_seeds
 
