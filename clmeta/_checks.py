@@ -21,7 +21,8 @@ def check_numbers(values: dict[str, Any]) -> None:
     for name in NUMBERS:
         value = values[name]
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        require(number and math.isfinite(value), name, value, "must be a finite number")
+        mend = f"must be a finite number; this is a {type(value).__name__}"
+        require(number and math.isfinite(value), name, value, mend)
     require(alpha0 > 0, "alpha0", alpha0, "a step size must be above 0: positive, e.g. 1e-4")
     require(eta >= 0, "eta", eta, "must not be negative; the paper uses 1e-3")
     require(0 <= gamma <= 1, "gamma", gamma, DISCOUNT)

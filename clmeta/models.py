@@ -8,6 +8,7 @@ Adding one is a function or class, called as ``factory(input_shape, n_classes, *
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -166,6 +167,12 @@ def make_model(
     factory = model_factory(name)
     options = dict(options or {})
     check_options(factory, options, "model option", skip=2)
+    try:
+        inspect.signature(factory).bind(tuple(input_shape), n_classes, **options)
+    except TypeError as error:
+        bad("model", name, f"is called as factory(input_shape, n_classes, **options): {error}")
+    except ValueError:  # no signature to be had
+        pass
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             # Not torch.manual_seed, which would seed every CUDA device too.

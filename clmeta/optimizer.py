@@ -76,6 +76,7 @@ class MetaOptimize(torch.optim.Optimizer):
             first step; where that does not work, warn and go on without. For accelerators, and
             blocks not finer than tensors. On the CPU steps are C programs as they are
             (docs/speed.md), and ``compile`` is for rules and machines where they are not.
+        lr: refused; ``alpha0`` is the first step size.
 
     Raises:
         BadArgument: naming the argument, its value and the mend.
@@ -101,7 +102,9 @@ class MetaOptimize(torch.optim.Optimizer):
         hessian: str | Hessian = "free",
         approximation: str = "L",
         compile: bool = False,
+        lr: None = None,
     ) -> None:
+        require(lr is None, "lr", lr, "step sizes are learned; alpha0 is the first one")
         numbers = {"alpha0": alpha0, "eta": eta, "gamma": gamma, "weight_decay": weight_decay}
         check_numbers(numbers)
         require(nonfinite in NONFINITE, "nonfinite", nonfinite, f"must be one of {NONFINITE}")

@@ -115,3 +115,9 @@ def test_a_factory_of_ones_own_is_found_by_path(tmp_path, monkeypatch):
 def test_what_cannot_work_is_named_with_its_mend(name, shape, options, message):
     with pytest.raises(BadArgument, match=message):
         make_model(name, shape, 10, options)
+
+
+def test_a_factory_with_another_signature_is_refused_with_the_one_it_needs(monkeypatch):
+    monkeypatch.setattr("clmeta.models.model_factory", lambda name: lambda: None)
+    with pytest.raises(BadArgument, match=r"model='mine:net': is called as factory\(input_shape"):
+        make_model("mine:net", (1, 8, 8), 10)

@@ -144,3 +144,8 @@ def test_an_assigned_lr_is_refused_by_the_blocks_name():
     w.grad = torch.ones(3)
     with pytest.raises(BadArgument, match=r"group\['lr'\] of block 'layer'=1.0"):
         optimizer.step()
+
+
+def test_torchs_lr_is_refused_with_what_it_is_called_here():
+    with pytest.raises(BadArgument, match=r"lr=0\.001: .* alpha0 is the first one"):
+        MetaOptimize([nn.Parameter(torch.ones(3))], lr=1e-3)
