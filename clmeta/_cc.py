@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 #: No errno and no traps, so that roots and choices become vector instructions. Not -ffast-math:
 #: it would drop the checks for numbers that are not finite, and flush denormals process-wide.
@@ -104,6 +105,13 @@ def load(source: str) -> ctypes.CDLL:
             return ctypes.CDLL(str(_build(command, source, Path(place))))
     except OSError as error:
         raise CannotBuild(str(error)) from error
+
+
+def declare(function: Any, kinds: str) -> Any:
+    """A C function that takes long integers (l) and pointers (p) and returns nothing."""
+    function.argtypes = [{"l": ctypes.c_long, "p": ctypes.c_void_p}[kind] for kind in kinds]
+    function.restype = None
+    return function
 
 
 def _digest(content: bytes) -> str:

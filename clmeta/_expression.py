@@ -155,11 +155,15 @@ def _call(name: str, *args: Any, **options: Any) -> Symbol:
         raise CannotTrace(f"uses torch.{name} with other arguments") from error
 
 
+def _of(*args: Any) -> Trace:
+    return next(x.trace for x in args if isinstance(x, Symbol))
+
+
 def _define(template: str, *names: str) -> None:
     def apply(*args: Any) -> Symbol:
         if len(args) != template.count("{}"):
             raise CannotTrace(f"uses torch.{names[0]} with {len(args)} arguments")
-        return next(x.trace for x in args if isinstance(x, Symbol)).op(template, *args)
+        return _of(*args).op(template, *args)
 
     for name in names:
         Symbol.FUNCTIONS[name] = apply
@@ -197,10 +201,6 @@ def _function(name: str) -> Callable[[Callable[..., Symbol]], Callable[..., Symb
         return made
 
     return register
-
-
-def _of(*args: Any) -> Trace:
-    return next(x.trace for x in args if isinstance(x, Symbol))
 
 
 @_function("add")

@@ -10,7 +10,6 @@ threads. Sums of products are kept in vectors over a piece, and in double precis
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import math
 from array import array
@@ -27,13 +26,6 @@ from clmeta._c_writer import Writer
 from clmeta._expression import CannotTrace, trace_rule
 from clmeta._table import Table, address, in_threads
 from clmeta.rules import Rule
-
-
-def declare(function: Any, kinds: str) -> Any:
-    """A C function that takes long integers (l) and pointers (p) and returns nothing."""
-    function.argtypes = [{"l": ctypes.c_long, "p": ctypes.c_void_p}[kind] for kind in kinds]
-    function.restype = None
-    return function
 
 
 @dataclass(frozen=True)
@@ -130,9 +122,9 @@ class Moves:
         text = PRELUDE.format(T=C_TYPES[dtype], align=dtype.itemsize) + PRODUCT
         parts = {"pointers": lines(pointers, 8), "once": lines(written.once, 8)}
         library = _cc.load(text + fill(MOVE, body=written.body(held), **parts))
-        self.product = declare(library.product, "llpppppp")
-        self.move = declare(library.move, "llpplpppp")
-        self.learners = declare(library.learners, "llpplplplpppppppp")
+        self.product = _cc.declare(library.product, "llpppppp")
+        self.move = _cc.declare(library.move, "llpplpppp")
+        self.learners = _cc.declare(library.learners, "llpplplplpppppppp")
         check(rule, dtype, self._direction)
 
     def _direction(self, g: Tensor, state: dict[str, Tensor], t: int) -> Tensor:
@@ -184,7 +176,7 @@ class MetaMove:
             store=lines([f"p_{name}[i] = (T){x};" for name, x in written.new.items()], 8),
         )
         self.constants = written.constants
-        self.function = declare(_cc.load(text).meta, "l" + "p" * (8 + len(rule.slots)))
+        self.function = _cc.declare(_cc.load(text).meta, "l" + "p" * (8 + len(rule.slots)))
         self.slots = rule.slots
         check(rule, dtype, self._direction)
 

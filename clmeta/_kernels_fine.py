@@ -12,7 +12,7 @@ import torch
 
 from clmeta import _cc
 from clmeta._c_source import C_TYPES, PRELUDE, PRODUCT, fill, lines
-from clmeta._kernels import MetaMove, Moves, declare, write_rule
+from clmeta._kernels import MetaMove, Moves, write_rule
 from clmeta.rules import Rule
 
 META = "meta_"
@@ -113,5 +113,5 @@ class FineMoves:
             sum="(T)dot(p_h + k * run, p_g + k * run, run)" if meta is not None else "0",
         )
         library = _cc.load(text)
-        self.product = declare(library.product, "llpppppp")
-        self.fine = declare(library.fine, "llppplppppp")
+        self.product = _cc.declare(library.product, "llpppppp")
+        self.fine = _cc.declare(library.fine, "llppplppppp")

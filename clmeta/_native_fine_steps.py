@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 
 from clmeta._batched import Gradient, Outer
-from clmeta._c_source import C_TYPES
 from clmeta._kernels import sum_products
 from clmeta._kernels_fine import META, FineMoves
 from clmeta._native import program_of
@@ -89,7 +88,6 @@ class NativeFineSteps(FineSteps):
 
 def fine_moves_for(stacked: Stacked) -> FineMoves | None:
     """The rules' programs, where the learners' arrays are such as they take."""
-    dtype = stacked.w[0].dtype
-    if dtype not in C_TYPES or not plain_arrays(stacked):
+    if not plain_arrays(stacked):
         return None
-    return program_of(FineMoves, stacked.base, stacked.meta, dtype)
+    return program_of(FineMoves, stacked.base, stacked.meta, stacked.w[0].dtype)

@@ -69,8 +69,8 @@ class NativeSteps:
         table.put("second", rows_of(second, count))
         alphas = s.alphas().double()
         shrink = alphas * s.kappa
-        numbers = torch.stack([(s.steps + 1).expand_as(alphas), alphas, shrink, alphas]).double()
-        numbers[3] = s.gamma * (1 - shrink)
+        t = (s.steps + 1).expand_as(alphas)
+        numbers = torch.stack([t, alphas, shrink, s.gamma * (1 - shrink)])
         z = torch.empty(s.beta.shape, dtype=torch.float64)
         ok = torch.empty(count, 1, dtype=torch.bool)
         in_threads(
@@ -119,10 +119,10 @@ def rows_of(xs: Sequence[Tensor], count: int) -> list[int]:
 
 
 def plain_arrays(stacked: Stacked) -> bool:
-    """Whether all arrays are the CPU's, contiguous, and of the weights' dtype."""
+    """Whether all arrays are the CPU's, contiguous, and of one dtype that there is C for."""
     dtype = stacked.w[0].dtype
     slots = (x for xs in stacked.slots.values() for x in xs)
-    return all(
+    return dtype in C_TYPES and all(
         x.dtype == dtype and x.device.type == "cpu" and x.is_contiguous()
         for x in (*stacked.w, *stacked.h, *slots)
     )
@@ -130,7 +130,6 @@ def plain_arrays(stacked: Stacked) -> bool:
 
 def moves_for(stacked: Stacked) -> Moves | None:
     """The base rule's programs, where the learners' arrays are such as they take."""
-    dtype = stacked.w[0].dtype
-    if dtype not in C_TYPES or not plain_arrays(stacked):
+    if not plain_arrays(stacked):
         return None
-    return program_of(Moves, stacked.base, dtype, bool(stacked.h))
+    return program_of(Moves, stacked.base, stacked.w[0].dtype, bool(stacked.h))

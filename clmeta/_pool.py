@@ -30,7 +30,7 @@ void pool(long rows, long width, const T *restrict x, T *restrict y)
         }
 }
 
-void backward(long rows, long width, int positive, const T *restrict g, const T *restrict x,
+void backward(long rows, long width, long positive, const T *restrict g, const T *restrict x,
               T *restrict out)
 {
     for (long r = 0; r < rows; r++, x += 4 * width, out += 4 * width, g += width)
@@ -55,10 +55,8 @@ def _program(dtype: torch.dtype) -> ctypes.CDLL | None:
         program = _cc.load(SOURCE.replace("@T@", C_TYPES[dtype]))
     except _cc.CannotBuild:
         return None
-    size, pointer = ctypes.c_long, ctypes.c_void_p
-    program.pool.argtypes = (size, size, pointer, pointer)
-    program.backward.argtypes = (size, size, ctypes.c_int, pointer, pointer, pointer)
-    program.pool.restype = program.backward.restype = None
+    _cc.declare(program.pool, "llpp")
+    _cc.declare(program.backward, "lllppp")
     return program
 
 

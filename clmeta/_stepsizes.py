@@ -147,4 +147,5 @@ class StepSizes:
             mine = getattr(self, key)
             setattr(self, key, saved[key].to(device=mine.device, dtype=mine.dtype, copy=True))
         self.alpha = self.beta.exp()
-        self.state = {k: v.to(self.beta, copy=True) for k, v in saved["state"].items()}
+        # In the dtype that the rule's own init gives, which need not be beta's.
+        self.state = {k: v.to(self.state[k], copy=True) for k, v in saved["state"].items()}

@@ -241,6 +241,15 @@ def test_state_in_another_order_or_dtype_is_not_mixed_up(dtype):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=0)
 
 
+def test_a_checkpoint_keeps_a_meta_state_of_another_dtype():
+    w = nn.Parameter(torch.ones(3))
+    saved, loaded = (MetaOptimize([w], "sgd", Backwards("float64")) for _ in range(2))
+    learn(w, saved)
+    saved.sizes.state["a"].fill_(1 + 1e-12)  # more digits than beta's dtype has
+    loaded.load_state_dict(copy.deepcopy(saved.state_dict()))
+    assert torch.equal(loaded.sizes.state["a"], saved.sizes.state["a"])
+
+
 def test_a_checkpoint_of_another_precision_is_taken_over_in_ones_own():
     w, v = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3, dtype=torch.float64))
     saved, loaded = MetaOptimize([w]), MetaOptimize([v])
