@@ -13,7 +13,7 @@ from torch import Tensor
 from clmeta.analysis.fidelity_cost import peak_bytes, seconds
 from clmeta.analysis.forward_view import forward_view
 from clmeta.errors import NonFiniteError, bad, require
-from clmeta.general import GeneralMetaOptimize
+from clmeta.general.engine import GeneralMetaOptimize
 from clmeta.registry import Registry
 
 #: Name to the arguments of ``GeneralMetaOptimize`` that make this mode.

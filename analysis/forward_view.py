@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from clmeta._forward import Tree, scale, tree_map
-from clmeta.curvature import gradient
 from clmeta.errors import bad, require
-from clmeta.general import GeneralMetaOptimize
+from clmeta.general.curvature import gradient
+from clmeta.general.engine import GeneralMetaOptimize
+from clmeta.ground.forward import Tree, scale, tree_map
 
 META = ("frozen", "live")
 

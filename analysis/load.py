@@ -14,7 +14,7 @@ import pandas as pd
 
 from clmeta.analysis.labels import method_labels, seed_of
 from clmeta.errors import RunFolderError, bad, require
-from clmeta.runfolder import RunFolder
+from clmeta.record.runfolder import RunFolder
 
 ALPHA = "alpha."
 MEASURED = ("loss", "correct", "cumulative_accuracy", "test_accuracy")

@@ -20,7 +20,7 @@ from interleaved import images, interleaved, median, short_stream, table
 
 from clmeta import MetaOptimize
 from clmeta.models import make_model
-from clmeta.recorder import Recorder
+from clmeta.record.recorder import Recorder
 from clmeta.strategies import learn_online
 
 

@@ -27,10 +27,10 @@ from torch.nn import functional as F
 from transcription import Transcription
 
 from clmeta import MetaOptimize
-from clmeta._compiled import CompiledPath
-from clmeta._lists import ListPath
-from clmeta.environment import describe_environment
+from clmeta.engines.compiled import CompiledPath
+from clmeta.engines.lists import ListPath
 from clmeta.models import make_model
+from clmeta.record.environment import describe_environment
 from clmeta.rules import as_rule
 
 warnings.filterwarnings("ignore")
@@ -163,10 +163,10 @@ def online_ways(steps: int, device: str, avalanche: bool) -> dict[str, Any]:
 
 def replica_way(count: int, steps: int, device: str, meta: str) -> Callable[[int], Any]:
     """``steps`` steps of ``count`` learners as `run_replicas` makes them, without recording."""
-    from clmeta._lockstep import Segment
-    from clmeta._program import Program
-    from clmeta.config import RunConfig
-    from clmeta.runner import Prepared, make_optimizer
+    from clmeta.replicas.lockstep import Segment
+    from clmeta.replicas.program import Program
+    from clmeta.runs.config import RunConfig
+    from clmeta.runs.runner import Prepared, make_optimizer
     from clmeta.streams import permuted_inputs
 
     stream = permuted_inputs(images(None), tasks=1, steps_per_task=steps, device=device)

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 from clmeta._version import __version__
 
 if TYPE_CHECKING:
-    from clmeta._curved import Hessian
+    from clmeta.engines.curved import Hessian
     from clmeta.errors import BadArgument, ClmetaError, NonFiniteError, RunFolderError
-    from clmeta.general import GeneralMetaOptimize
-    from clmeta.optimizer import MetaOptimize
-    from clmeta.recorder import Recorder
+    from clmeta.general.engine import GeneralMetaOptimize
+    from clmeta.optim.optimizer import MetaOptimize
+    from clmeta.record.recorder import Recorder
 
 #: Public name to its module; loaded on first use, so that the command line's help needs no torch.
 _HOME = {
     "BadArgument": "errors",
     "ClmetaError": "errors",
     "GeneralMetaOptimize": "general",
-    "Hessian": "_curved",
-    "MetaOptimize": "optimizer",
+    "Hessian": "engines.curved",
+    "MetaOptimize": "optim.optimizer",
     "NonFiniteError": "errors",
-    "Recorder": "recorder",
+    "Recorder": "record.recorder",
     "RunFolderError": "errors",
 }
 

@@ -1,6 +1,6 @@
 """``python -m clmeta`` is the command ``clmeta``."""
 
-from clmeta.cli import main
+from clmeta.cli.app import main
 
 if __name__ == "__main__":
     main()

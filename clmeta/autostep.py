@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clmeta._forward import quiet_first_use, tree_map
-from clmeta._layout import check_params
-from clmeta.curvature import Params, gradient, hessian_diagonal
 from clmeta.errors import NonFiniteError, require
+from clmeta.general.curvature import Params, gradient, hessian_diagonal
+from clmeta.general.layout import check_params
+from clmeta.ground.forward import quiet_first_use, tree_map
 
 
 class Autostep:
@@ -36,7 +36,7 @@ class Autostep:
         mu: meta step size; the paper finds 0.01 good throughout.
         tau: time in steps over which the normaliser v forgets.
         diagonal_samples: None for the exact diagonal, from n Hessian-vector products a step;
-            else the random vectors of ``clmeta.curvature.hessian_diagonal``.
+            else the random vectors of ``clmeta.general.curvature.hessian_diagonal``.
         seed: seed of the random vectors.
 
     Memory: four numbers per weight, and for the diagonal about 64 gradients at a time.

@@ -23,9 +23,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from clmeta import _ops as ops
-from clmeta._ops import Scalar, Values
 from clmeta.errors import bad, require
+from clmeta.ground import ops
+from clmeta.ground.ops import Scalar, Values
 from clmeta.registry import Registry
 
 RULES: Registry[type[Rule]] = Registry("rule")
@@ -38,8 +38,8 @@ class Rule:
     Subclasses give ``slots`` and ``update``; an ``init`` of their own must give exactly the slots.
     An ``update`` that is a formula of each number alone (arithmetic, torch's elementwise
     functions) becomes a C program for the CPU, for which it is called with symbols and with a few
-    trial values. With ``foreach = True`` a rule promises that it is written in ``clmeta._ops``
-    alone and so takes lists of tensors too, whose state it overwrites.
+    trial values. With ``foreach = True`` a rule promises that it is written in
+    ``clmeta.ground.ops`` alone and so takes lists of tensors too, whose state it overwrites.
     ``differentiable = False`` marks a direction whose derivative is zero almost everywhere.
     """
 

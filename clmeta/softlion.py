@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clmeta._ops import Scalar
+from clmeta.ground.ops import Scalar
 from clmeta.rules import RULES, Rule
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from clmeta.errors import bad
-from clmeta.general import GeneralMetaOptimize
+from clmeta.general.engine import GeneralMetaOptimize
 from clmeta.registry import Registry
 from clmeta.rules import Rule
 

@@ -15,7 +15,7 @@ from clmeta.errors import bad
 from clmeta.strategies.backward import backward
 
 if TYPE_CHECKING:
-    from clmeta.recorder import Recorder
+    from clmeta.record.recorder import Recorder
     from clmeta.streams import Stream
 
 #: Seconds between two reports of progress.

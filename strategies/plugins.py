@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clmeta import MetaOptimize
 from clmeta.errors import ClmetaError, bad
-from clmeta.optimizer import SCHEDULED
+from clmeta.optim.optimizer import SCHEDULED
 from clmeta.strategies.growth import adopt
 
 

@@ -13,8 +13,8 @@ from avalanche.models import avalanche_forward
 from torch.utils.data import DataLoader
 
 from clmeta.errors import bad
-from clmeta.recorder import Recorder
-from clmeta.runfolder import RunFolder
+from clmeta.record.recorder import Recorder
+from clmeta.record.runfolder import RunFolder
 from clmeta.strategies.prequential import Prequential, own_task, predicting
 
 #: Test samples per forward pass.
@@ -31,7 +31,7 @@ class StepSizeRecorder(SupervisedPlugin):
             for experience in benchmark.train_stream:
                 strategy.train(experience, shuffle=False)
 
-    The folder is that of `clmeta.recorder.Recorder`; ``step`` counts training iterations, ``task``
+    The folder is that of `clmeta.Recorder`; ``step`` counts training iterations, ``task``
     is the experience's index (for online sub-experiences, their task's), ``correct`` the share of
     the stream's own samples that were predicted right before the update, and ``loss`` the loss
     that the strategy descends, penalties and memory samples included. Works with any torch

@@ -22,7 +22,7 @@ from clmeta.strategies.plugins import KeepOptimizerState, MetaOptimizePlugin
 from clmeta.strategies.prequential import Prequential
 
 if TYPE_CHECKING:
-    from clmeta.recorder import Recorder
+    from clmeta.record.recorder import Recorder
     from clmeta.strategies.entries import Made
     from clmeta.strategies.plain import OnProgress
     from clmeta.streams import Stream

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from clmeta.general import APPROXIMATIONS, HESSIANS, GeneralMetaOptimize
+from clmeta.general.engine import APPROXIMATIONS, HESSIANS, GeneralMetaOptimize
 
 STEPS = 7
 EPS = 1e-6

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from clmeta import MetaOptimize
-from clmeta._lists import ListPath
-from clmeta._masked import MaskedPath
+from clmeta.engines.lists import ListPath
+from clmeta.engines.masked import MaskedPath
 
 SHAPES = [(4, 3), (4,), (2, 4), (2,)]
 NAMES = ["one.weight", "one.bias", "two.weight", "two.bias"]

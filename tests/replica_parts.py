@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clmeta.config import RunConfig
-from clmeta.replicas import run_replicas
-from clmeta.runner import run
+from clmeta.replicas.run import run_replicas
+from clmeta.runs.config import RunConfig
+from clmeta.runs.runner import run
 
 STREAM = {"tasks": 2, "steps_per_task": 100}
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pandas as pd
 
-from clmeta.config import RunConfig
+from clmeta.runs.config import RunConfig
 
 SMALL = RunConfig(
     stream="permuted_inputs",

@@ -23,8 +23,8 @@ from avalanche_parts import (
 )
 
 from clmeta import BadArgument, NonFiniteError, RunFolderError
-from clmeta.recorder import Recorder
-from clmeta.runfolder import RunFolder
+from clmeta.record.recorder import Recorder
+from clmeta.record.runfolder import RunFolder
 from clmeta.strategies import (
     PrequentialAccuracy,
     StepSizeMetric,

@@ -25,7 +25,7 @@ from avalanche_parts import (
 
 from clmeta import BadArgument, MetaOptimize
 from clmeta.lookup import check_options
-from clmeta.recorder import Recorder
+from clmeta.record.recorder import Recorder
 from clmeta.strategies import (
     STRATEGIES,
     MetaOptimizePlugin,

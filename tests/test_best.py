@@ -7,10 +7,10 @@ import math
 import pytest
 from scipy import stats
 
-from clmeta.best import best
-from clmeta.config import RunConfig
 from clmeta.errors import BadArgument
-from clmeta.recorder import Recorder
+from clmeta.record.recorder import Recorder
+from clmeta.runs.config import RunConfig
+from clmeta.sweep.best import best
 
 #: Online accuracy by step size, for seeds 0 to 3.
 SCORES = {
@@ -158,7 +158,7 @@ def test_bad_questions_are_refused_in_one_line(sweep, asked, said):
 
 
 def test_the_command_line_prints_the_choice_and_its_warnings(sweep, capsys):
-    from clmeta.cli import main
+    from clmeta.cli.app import main
 
     with pytest.raises(SystemExit) as caught:
         main(["best", str(sweep), "--tune-seeds", "0-1", "--report-seeds", "2-3"])

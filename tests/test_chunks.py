@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from clmeta import _chunk_size, chunks
-from clmeta._chunk_size import SHARE, learner_bytes
-from clmeta.chunk_work import do_chunk
-from clmeta.replicas import learners_at_a_time
-from clmeta.runner import prepare
-from clmeta.sweep_spec import SweepSpec
+from clmeta.replicas import size as _chunk_size
+from clmeta.replicas.run import learners_at_a_time
+from clmeta.replicas.size import SHARE, learner_bytes
+from clmeta.runs.runner import prepare
+from clmeta.sweep import plan as chunks
+from clmeta.sweep.spec import SweepSpec
+from clmeta.sweep.work import do_chunk
 
 SHORT = {"stream_options": {"tasks": 1, "steps_per_task": 20}}
 SPEC = SweepSpec(SHORT, {"alpha0": [1e-4, 1e-3], "blocks": ["scalar", "layer"]}, seeds=[0, 1])
@@ -89,7 +90,7 @@ def test_a_task_of_a_cluster_gets_what_fits_into_the_memory_asked_for(tmp_path):
 
 
 def test_memory_is_predicted_for_a_task_that_asks_for_none(monkeypatch):
-    monkeypatch.setattr("clmeta.replicas.ELSEWHERE", memory_for(3))
+    monkeypatch.setattr("clmeta.replicas.run.ELSEWHERE", memory_for(3))
     assert learners_at_a_time(SPEC.configs(), measure=False) == 3
 
 
@@ -111,7 +112,7 @@ def test_runs_that_cannot_train_together_after_all_say_why(tmp_path, monkeypatch
     def full(*args, **options):
         raise MemoryError("tried to allocate 40 GiB\nand more")
 
-    monkeypatch.setattr("clmeta.replicas.run_replicas", full)
+    monkeypatch.setattr("clmeta.replicas.run.run_replicas", full)
     runs = tuple(sweep_runs(tmp_path)[:2])
     told = []
     do_chunk(0, chunks.Chunk(runs, tmp_path), told.append)

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from clmeta.claims import Claims, birth
 from clmeta.errors import RunFolderError
+from clmeta.sweep.claims import Claims, birth
 
 
 @pytest.fixture

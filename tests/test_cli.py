@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clmeta.cli import main
-from clmeta.config import RunConfig
-from clmeta.runner import _load
+from clmeta.cli.app import main
+from clmeta.runs.config import RunConfig
+from clmeta.runs.runner import _load
 
 QUICK = ["-s", "tasks=2", "-s", "steps_per_task=20", "-m", "hidden=8"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clmeta.chunks import sweep_runs
-from clmeta.cluster import ClusterLauncher, minutes
 from clmeta.errors import BadArgument
-from clmeta.sweep import LocalLauncher, run_sweep
-from clmeta.sweep_spec import SweepSpec
+from clmeta.sweep.cluster import ClusterLauncher, minutes
+from clmeta.sweep.plan import sweep_runs
+from clmeta.sweep.run import LocalLauncher, run_sweep
+from clmeta.sweep.spec import SweepSpec
 
 SPEC = SweepSpec({"stream_options": {"tasks": 2, "steps_per_task": 40}}, {"alpha0": [1e-3, 1e-2]})
 SLURM = Path(__file__).parent / "slurm" / "one_node.sh"

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 from runner_parts import SMALL, small
 
-from clmeta.config import RunConfig
 from clmeta.errors import BadArgument
+from clmeta.runs.config import RunConfig
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from clmeta.config import RunConfig
-from clmeta.demo import ALPHA0, BEST_FIXED, demo_jobs, run_demo
+from clmeta.cli.demo import ALPHA0, BEST_FIXED, demo_jobs, run_demo
 from clmeta.errors import RunFolderError
+from clmeta.runs.config import RunConfig
 
 
 def test_the_demo_compares_what_it_says():
@@ -30,7 +30,7 @@ def test_the_demo_ends_with_table_folders_and_figures(tmp_path, monkeypatch, cap
     """As the demo, on two short tasks and one seed."""
     monkeypatch.setenv("COLUMNS", "200")
     short = RunConfig(stream_options={"tasks": 2, "steps_per_task": 60})
-    monkeypatch.setattr("clmeta.demo.SETTING", short)
+    monkeypatch.setattr("clmeta.cli.demo.SETTING", short)
     run_demo(tmp_path / "demo", seeds=(0,), processes=1)
     out = capsys.readouterr().out
     for method in ("fixed 0.002", "adaptive, scalar", "adaptive, per layer"):
@@ -46,6 +46,6 @@ def test_the_demo_ends_with_table_folders_and_figures(tmp_path, monkeypatch, cap
     assert [os.stat(f"{folder}/summary.json").st_mtime_ns for folder in folders] == before
     assert all(os.path.exists(figure) for figure in figures)
     other = RunConfig(stream_options={"tasks": 2, "steps_per_task": 50})
-    monkeypatch.setattr("clmeta.demo.SETTING", other)
+    monkeypatch.setattr("clmeta.cli.demo.SETTING", other)
     with pytest.raises(RunFolderError, match="finished run of other options; pass --overwrite"):
         run_demo(tmp_path / "demo", seeds=(0,), processes=1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from clmeta.display import alphas, duration
-from clmeta.report import percent, span
+from clmeta.cli.display import alphas, duration
+from clmeta.cli.tables import percent, span
 
 
 def test_numbers_are_shown_shortly():

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from definition import MODES, engine, loss, nominal_run, problem
 from torch import nn
 
-from clmeta.curvature import hessian_diagonal
 from clmeta.errors import BadArgument
-from clmeta.general import GeneralMetaOptimize, functional_loss
+from clmeta.general.curvature import hessian_diagonal
+from clmeta.general.engine import GeneralMetaOptimize, functional_loss
 from clmeta.rules import Adam
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from definition import MODES, engine, nominal_run, problem
 
 from clmeta.errors import BadArgument, NonFiniteError
-from clmeta.general import GeneralMetaOptimize
+from clmeta.general.engine import GeneralMetaOptimize
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import torch
 from avalanche_parts import IGNORED
 
 from clmeta import BadArgument, MetaOptimize
-from clmeta.config import RunConfig
-from clmeta.replicas import ReplicaWarning, run_replicas
-from clmeta.runfolder import RunFolder
-from clmeta.runner import run
+from clmeta.record.runfolder import RunFolder
+from clmeta.replicas.run import ReplicaWarning, run_replicas
+from clmeta.runs.config import RunConfig
+from clmeta.runs.runner import run
 from clmeta.strategies.plain import learn_online
 from clmeta.streams import load_dataset, permuted_inputs
 

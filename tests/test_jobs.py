@@ -10,8 +10,8 @@ import sys
 import pandas as pd
 from runner_parts import SMALL, small, trajectory
 
-from clmeta.jobs import Job, run_jobs
-from clmeta.runfolder import RunFolder
+from clmeta.record.runfolder import RunFolder
+from clmeta.sweep.jobs import Job, run_jobs
 
 
 def test_processes_give_what_one_process_gives(tmp_path):
@@ -80,8 +80,8 @@ def test_a_killed_process_takes_only_its_own_run_with_it(tmp_path, monkeypatch):
 LONG = """
 import sys
 from pathlib import Path
-from clmeta.config import RunConfig
-from clmeta.jobs import Job, run_jobs
+from clmeta.runs.config import RunConfig
+from clmeta.sweep.jobs import Job, run_jobs
 
 if __name__ == "__main__":
     folder, processes = Path(sys.argv[1]), int(sys.argv[2])

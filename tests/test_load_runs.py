@@ -25,7 +25,7 @@ from clmeta.analysis import (
 from clmeta.analysis.labels import seed_of
 from clmeta.analysis.load import kept_rows
 from clmeta.errors import BadArgument, RunFolderError
-from clmeta.recorder import Recorder
+from clmeta.record.recorder import Recorder
 
 
 def write_run(

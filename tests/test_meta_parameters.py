@@ -16,7 +16,7 @@ from definition import (
 )
 
 from clmeta.errors import BadArgument
-from clmeta.meta_parameters import MAPS
+from clmeta.general.meta_parameters import MAPS
 from clmeta.rules import SGD, Adam, Lion, RMSprop, SGDm
 from clmeta.softlion import SoftLion
 

@@ -77,8 +77,8 @@ def test_hyperparameters_and_batches_do_not_break_the_equations(
         [p.detach() for p in params], SPECS[spec], Adam(), Adam(), alpha0, eta, gamma, kappa
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clmeta._lists.BATCH", batch)
-        patch.setattr("clmeta._table.PIECE", batch)
+        patch.setattr("clmeta.engines.lists.BATCH", batch)
+        patch.setattr("clmeta.native.table.PIECE", batch)
         optimizer = MetaOptimize(
             list(zip(NAMES, params, strict=True)),
             blocks=spec,

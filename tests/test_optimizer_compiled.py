@@ -9,11 +9,12 @@ import warnings
 import pytest
 import torch
 
-from clmeta import MetaOptimize, _cc
-from clmeta._compiled import CompiledPath, CompileWarning
-from clmeta._fuse import CannotCompile
-from clmeta._native import NativePath
-from clmeta._native_fine import NativeFinePath
+from clmeta import MetaOptimize
+from clmeta.engines.compiled import CompiledPath, CompileWarning
+from clmeta.engines.fuse import CannotCompile
+from clmeta.engines.native import NativePath
+from clmeta.engines.native_fine import NativeFinePath
+from clmeta.native import cc as _cc
 from clmeta.rules import Rule
 
 BASES = ("sgd", "sgdm", "rmsprop", "adamw", "lion")
@@ -129,7 +130,7 @@ def test_without_a_compiler_it_warns_and_goes_on(monkeypatch):
     def broken(*args):
         raise CannotCompile("no compiler here")
 
-    monkeypatch.setattr("clmeta._compiled.Fused", broken)
+    monkeypatch.setattr("clmeta.engines.compiled.Fused", broken)
     models, optimizers = pair(alpha0=1e-3, eta=1e-2, blocks="layer")
     with pytest.warns(CompileWarning, match="no compiler here"):
         learn(models[1], optimizers[1], 1)

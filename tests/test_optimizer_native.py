@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from optimizer_parts import NAMES, feed, gradients, lists, masked, params_of, run
 from torch import nn
 
-from clmeta import MetaOptimize, _cc, _table
+from clmeta import MetaOptimize
+from clmeta.native import cc as _cc
+from clmeta.native import table as _table
 from clmeta.rules import RULES, Adam, Rule, SGDm
 
 needs_compiler = pytest.mark.skipif(_cc.compiler() is None, reason="there is no C compiler")

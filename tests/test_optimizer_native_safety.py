@@ -16,7 +16,8 @@ from optimizer_parts import lists, masked
 from test_optimizer_native import is_native, needs_compiler
 from torch import nn
 
-from clmeta import MetaOptimize, _cc
+from clmeta import MetaOptimize
+from clmeta.native import cc as _cc
 from clmeta.rules import Adam, Rule
 
 pytestmark = needs_compiler
@@ -322,10 +323,10 @@ def test_functions_of_other_libraries_are_not_called_instead(tmp_path):
 import ctypes
 ctypes.CDLL({str(library)!r}, mode=ctypes.RTLD_GLOBAL)
 import torch
-from clmeta._native_steps import NativeSteps
-from clmeta._program import Program
-from clmeta.config import RunConfig
-from clmeta.runner import prepare
+from clmeta.engines.native_steps import NativeSteps
+from clmeta.replicas.program import Program
+from clmeta.runs.config import RunConfig
+from clmeta.runs.runner import prepare
 small = dict(stream_options=dict(tasks=1, steps_per_task=5), model_options=dict(hidden=4))
 program = Program([prepare(RunConfig(seed=seed, **small)) for seed in (0, 1)])
 assert isinstance(program.steps, NativeSteps)

@@ -39,7 +39,7 @@ def test_importing_clmeta_loads_nothing_heavy():
 
 
 def test_streams_and_strategies_do_without_avalanche_and_torchvision():
-    modules = loaded_by("import clmeta.streams, clmeta.strategies, clmeta.runner")
+    modules = loaded_by("import clmeta.streams, clmeta.strategies, clmeta.runs.runner")
     assert "torch" in modules
     assert not modules & {"avalanche", "torchvision"}
 
@@ -57,8 +57,8 @@ def test_help_loads_nothing_heavy(words):
 def test_a_run_of_the_plain_loop_never_imports_avalanche(tmp_path):
     code = f"""
 import sys
-from clmeta.config import RunConfig
-from clmeta.runner import run
+from clmeta.runs.config import RunConfig
+from clmeta.runs.runner import run
 run(RunConfig(stream_options={{"tasks": 1, "steps_per_task": 3}}), {str(tmp_path / "run")!r})
 print(sorted(m for m in ("avalanche", "torchvision", "matplotlib") if m in sys.modules))
 """
@@ -111,9 +111,9 @@ def test_a_wheel_holds_every_module_once(wheel, tmp_path):
         archive.extractall(tmp_path / "installed")
     folders = {"clmeta": "clmeta", **{p.replace(".", "/"): p.split(".")[1] for p in PARTS[1:]}}
     expected = {
-        f"{target}/{file.name}"
+        f"{target}/{file.relative_to(ROOT / source)}"
         for target, source in folders.items()
-        for file in (ROOT / source).glob("*.py")
+        for file in (ROOT / source).rglob("*.py")
     }
     assert set(names) == expected
     assert len(names) == len(set(names))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clmeta.errors import BadArgument
-from clmeta.parse import parse_blocks, parse_options, parse_seeds, parse_value
+from clmeta.runs.parse import parse_blocks, parse_options, parse_seeds, parse_value
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from clmeta import MetaOptimize
 from clmeta.models import make_model
-from clmeta.recorder import Recorder
+from clmeta.record.recorder import Recorder
 from clmeta.strategies.plain import learn_online
 from clmeta.streams import load_dataset, permuted_inputs
 

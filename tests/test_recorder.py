@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clmeta.errors import BadArgument, NonFiniteError, RunFolderError
-from clmeta.recorder import Recorder
-from clmeta.runfolder import RunFolder
+from clmeta.record.recorder import Recorder
+from clmeta.record.runfolder import RunFolder
 
 CONFIG = {"stream": {"name": "permuted_inputs", "tasks": 2}, "alpha0": 1e-4, "seed": 3}
 
@@ -208,7 +208,7 @@ def test_recording_does_not_wait_for_the_device(tmp_path: Path) -> None:
 
 def test_importing_the_recorder_leaves_pandas_and_matplotlib_alone() -> None:
     script = (
-        "import sys; import clmeta.recorder; "
+        "import sys; import clmeta.record.recorder; "
         "assert not {'pandas', 'matplotlib', 'pyarrow', 'avalanche'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, env=dict(os.environ))

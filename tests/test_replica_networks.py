@@ -11,11 +11,11 @@ import torch
 from replica_parts import assert_same_run, both, config, trajectory
 from torch import nn
 
-from clmeta._device_steps import DeviceSteps
-from clmeta._lockstep import Lockstep
-from clmeta._program import Program, ReplicaWarning
-from clmeta.replicas import run_replicas
-from clmeta.runner import prepare, run
+from clmeta.engines.device_steps import DeviceSteps
+from clmeta.replicas.lockstep import Lockstep
+from clmeta.replicas.program import Program, ReplicaWarning
+from clmeta.replicas.run import run_replicas
+from clmeta.runs.runner import prepare, run
 
 
 class Holding(nn.Module):

@@ -8,20 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from clmeta import _cc, _pool
-from clmeta._batched import BatchedNetwork, NotBatchable, Outer
-from clmeta._chunk_size import learner_bytes
-from clmeta._device_steps import DeviceSteps
-from clmeta._lockstep import Lockstep, Segment
-from clmeta._native_fine_steps import NativeFineSteps
-from clmeta._native_steps import NativeSteps, moves_for
-from clmeta._pool import pool, pool_backward
-from clmeta._program import Program
-from clmeta._stacked_fine import FineSteps
-from clmeta._tiles import Tiles
-from clmeta.config import RunConfig
+from clmeta.engines.device_steps import DeviceSteps
+from clmeta.engines.gradient import Outer
+from clmeta.engines.native_fine_steps import NativeFineSteps
+from clmeta.engines.native_steps import NativeSteps, moves_for
+from clmeta.engines.stacked_fine import FineSteps
+from clmeta.engines.tiles import Tiles
 from clmeta.models import make_model
-from clmeta.runner import prepare
+from clmeta.native import cc as _cc
+from clmeta.replicas import pool as _pool
+from clmeta.replicas.lockstep import Lockstep, Segment
+from clmeta.replicas.network import BatchedNetwork, NotBatchable
+from clmeta.replicas.pool import pool, pool_backward
+from clmeta.replicas.program import Program
+from clmeta.replicas.size import learner_bytes
+from clmeta.runs.config import RunConfig
+from clmeta.runs.runner import prepare
 
 
 def config(**options):
@@ -226,7 +228,7 @@ def test_a_learner_whose_gradient_is_not_finite_stays_and_the_others_do_not(meta
 
 
 def test_threads_share_the_learners_and_change_nothing(monkeypatch):
-    monkeypatch.setattr("clmeta._table.SHARE", 1)
+    monkeypatch.setattr("clmeta.native.table.SHARE", 1)
     prepared = [prepare(config(seed=seed, blocks="layer")) for seed in range(3)]
     programs = [Program(prepared) for _ in range(2)]
     assert _cc.compiler() is None or isinstance(programs[0].steps, NativeSteps)

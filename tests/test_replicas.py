@@ -1,4 +1,4 @@
-"""Replicas: many learners in one process, each the run that `clmeta.runner.run` makes of it."""
+"""Replicas: many learners in one process, each the run that `clmeta.runs.runner` makes of it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from replica_parts import assert_same_run, both, cnn, config, trajectory
 from torch import nn
 
-from clmeta import _chunk
-from clmeta._fuse import CannotCompile
-from clmeta._program import ReplicaWarning
+from clmeta.engines.fuse import CannotCompile
 from clmeta.errors import BadArgument, NonFiniteError, RunFolderError
-from clmeta.recorder import Recorder
-from clmeta.replicas import ReplicasFailed, run_replicas
+from clmeta.record.recorder import Recorder
+from clmeta.replicas import chunk as _chunk
+from clmeta.replicas.program import ReplicaWarning
+from clmeta.replicas.run import ReplicasFailed, run_replicas
 from clmeta.rules import RULES as BY_NAME
 from clmeta.rules import Rule
-from clmeta.runner import prepare, run
+from clmeta.runs.runner import prepare, run
 
 RULES = ("sgd", "sgdm", "rmsprop", "adamw", "lion")
 METAS = ("none", "sgd", "sgdm", "rmsprop", "adam", "lion")
@@ -111,7 +111,7 @@ def test_a_rule_that_sums_makes_runs_go_one_by_one_with_equal_results(level, tmp
 @pytest.mark.parametrize(("base", "meta"), [("adamw", "adam"), ("lion", "sgd"), ("sgdm", "none")])
 def test_the_compiled_program_equals_single_runs(base, meta, tmp_path, monkeypatch):
     monkeypatch.setattr(_chunk, "WORTH_COMPILING", 0)
-    monkeypatch.setattr("clmeta._program.moves_for", lambda stacked: None)
+    monkeypatch.setattr("clmeta.replicas.program.moves_for", lambda stacked: None)
     configs = [
         config(base=base, meta=meta, alpha0=1e-4, seed=seed, blocks=blocks)
         for seed, blocks in ((0, "scalar"), (1, "head"))
@@ -130,9 +130,9 @@ def test_without_a_compiler_it_says_so_and_goes_on(tmp_path, monkeypatch):
         raise CannotCompile("no compiler here")
 
     monkeypatch.setattr(_chunk, "WORTH_COMPILING", 0)
-    monkeypatch.setattr("clmeta._program.moves_for", lambda stacked: None)
+    monkeypatch.setattr("clmeta.replicas.program.moves_for", lambda stacked: None)
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/" + name)
-    monkeypatch.setattr("clmeta._device_steps.Fused", broken)
+    monkeypatch.setattr("clmeta.engines.device_steps.Fused", broken)
     configs = [config(seed=0), config(seed=1)]
     with pytest.warns(ReplicaWarning, match="no compiler here"):
         together, alone = both(configs, tmp_path)

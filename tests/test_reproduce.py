@@ -11,8 +11,8 @@ import pytest
 
 from clmeta import BadArgument
 from clmeta.analysis.published import ACCURACY, QUANTITIES, published_curves
-from clmeta.protocol import ROWS, figure_4
-from clmeta.reproduce import EXPERIMENTS, _as_published, _every
+from clmeta.cli.reproduction import EXPERIMENTS, _as_published, _every
+from clmeta.sweep.protocol import ROWS, figure_4
 
 
 def test_adamw_alone_is_two_adaptive_and_nine_fixed_methods_with_five_seeds():

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from clmeta.errors import RunFolderError
-from clmeta.recorder import Recorder
-from clmeta.runfolder import RunFolder
+from clmeta.record.recorder import Recorder
+from clmeta.record.runfolder import RunFolder
 
 
 def record_steps(recorder: Recorder, steps: int, task: int = 0, start: int = 0) -> None:
@@ -25,7 +25,7 @@ def test_a_process_killed_at_any_moment_keeps_all_but_its_last_part(tmp_path: Pa
     script = textwrap.dedent(
         """
         import sys
-        from clmeta.recorder import Recorder
+        from clmeta.record.recorder import Recorder
         recorder = Recorder(sys.argv[1], ["a"], config={}, part_steps=50)
         for step in range(10**9):
             recorder.record(0, float(step), 1.0, 0.1)
@@ -59,7 +59,7 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path: Path) -> Non
         """
         import resource, signal, sys
         from clmeta.errors import RunFolderError
-        from clmeta.recorder import Recorder
+        from clmeta.record.recorder import Recorder
         recorder = Recorder(sys.argv[1], ["a"], config={}, part_steps=1000)
         for step in range(1000):
             recorder.record(0, float(step), 1.0, 0.1)
@@ -118,9 +118,7 @@ def test_what_an_unfinished_run_left_is_moved_aside(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:
-    script = (
-        "import sys; from clmeta.recorder import Recorder; Recorder(sys.argv[1], ['a'], config={})"
-    )
+    script = "import sys, clmeta; clmeta.Recorder(sys.argv[1], ['a'], config={})"
     command = [sys.executable, "-c", script, str(tmp_path)]
     recorder = Recorder(tmp_path, ["a", "b"], config={})
     refused = subprocess.run(command, capture_output=True, text=True, check=False)

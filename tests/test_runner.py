@@ -7,10 +7,10 @@ import pytest
 import torch
 from runner_parts import SMALL, small, trajectory
 
-from clmeta.config import RunConfig
 from clmeta.errors import NonFiniteError, RunFolderError
-from clmeta.runfolder import RunFolder
-from clmeta.runner import derive_seed, numerics, prepare, run
+from clmeta.record.runfolder import RunFolder
+from clmeta.runs.config import RunConfig
+from clmeta.runs.runner import derive_seed, numerics, prepare, run
 
 
 def test_a_run_leaves_a_complete_folder(tmp_path):

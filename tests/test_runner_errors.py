@@ -6,7 +6,7 @@ import pytest
 from runner_parts import small
 
 from clmeta.errors import BadArgument
-from clmeta.runner import prepare, run
+from clmeta.runs.runner import prepare, run
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clmeta import chunks, runfolder
 from clmeta.analysis.load import find_runs
-from clmeta.config import RunConfig
 from clmeta.errors import RunFolderError
-from clmeta.runfolder import RunFolder
-from clmeta.sweep import LocalLauncher, run_sweep
-from clmeta.sweep_spec import SweepSpec
+from clmeta.record import runfolder
+from clmeta.record.runfolder import RunFolder
+from clmeta.runs.config import RunConfig
+from clmeta.sweep import plan as chunks
+from clmeta.sweep.run import LocalLauncher, run_sweep
+from clmeta.sweep.spec import SweepSpec
 
 SHORT = {"stream_options": {"tasks": 2, "steps_per_task": 60}}
 SPEC = SweepSpec(SHORT, {"alpha0": [1e-4, 1e-3], "blocks": ["scalar", "layer"]}, seeds=[0, 1])
@@ -162,7 +163,7 @@ def test_a_failed_run_is_tried_again_by_the_next_start(tmp_path, monkeypatch):
         raise RuntimeError("no luck")
 
     with monkeypatch.context() as patched:
-        patched.setattr("clmeta.runner.run", broken)
+        patched.setattr("clmeta.runs.runner.run", broken)
         result = here(spec, tmp_path)
     (run,) = _runs(tmp_path, spec)
     assert result.failed == {run.name: "RuntimeError: no luck"}
@@ -183,7 +184,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, undisturbed, monk
         write(path, content)
 
     with monkeypatch.context() as patched:
-        for module in ("runfolder", "rows", "chunks"):
+        for module in ("record.runfolder", "record.rows", "sweep.plan"):
             patched.setattr(f"clmeta.{module}.write_atomically", limited)
         result = here(SPEC, tmp_path)
     assert result.failed
@@ -236,7 +237,7 @@ def test_a_network_that_cannot_be_batched_goes_one_by_one(tmp_path):
 
 
 def test_failures_end_the_command_with_an_error(tmp_path, capsys):
-    from clmeta.cli import main
+    from clmeta.cli.app import main
 
     words = ["--base", "sgd", "--meta", "none", "--grid", "alpha0=1e-2,1e30", "--jobs", "1"]
     with pytest.raises(SystemExit) as caught:

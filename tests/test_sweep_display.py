@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from clmeta import sweep_display
-from clmeta.chunk_work import Told
-from clmeta.sweep_display import SweepDisplay
+from clmeta.cli import sweep_display
+from clmeta.cli.sweep_display import SweepDisplay
+from clmeta.sweep.work import Told
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from clmeta.errors import BadArgument
-from clmeta.sweep_spec import SweepSpec, parse_grid
+from clmeta.sweep.spec import SweepSpec, parse_grid
 
 SHORT = {"stream_options": {"tasks": 2, "steps_per_task": 60}}
 SPEC = SweepSpec(SHORT, {"alpha0": [1e-4, 1e-3], "blocks": ["scalar", "layer"]}, seeds=[0, 1])
@@ -117,7 +117,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, content, said):
     ],
 )
 def test_bad_input_is_one_line_and_trains_nothing(tmp_path, words, said, capsys):
-    from clmeta.cli import main
+    from clmeta.cli.app import main
 
     output = tmp_path / "sweep"
     with pytest.raises(SystemExit) as caught:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clmeta.general import GeneralMetaOptimize
+from clmeta.general.engine import GeneralMetaOptimize
 from clmeta.rules import Adam, SGDm
 
 PHASES = (2000, 2000, 2000)

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from clmeta.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""Ways to make a step of Algorithm 3."""

@@ -1,0 +1,5 @@
+"""Algorithm 1 in full: the general engine and all its approximations."""
+
+from clmeta.general.engine import GeneralMetaOptimize
+
+__all__ = ["GeneralMetaOptimize"]

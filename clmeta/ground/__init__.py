@@ -1,0 +1,1 @@
+"""What everything stands on: forward-mode products, operations of rules, checks, the machine."""

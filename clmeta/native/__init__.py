@@ -1,0 +1,1 @@
+"""A rule's formula becomes a small C program."""

@@ -1,0 +1,1 @@
+"""MetaOptimize as a torch optimiser."""

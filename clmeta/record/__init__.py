@@ -1,0 +1,1 @@
+"""Run folders: what is written while a run goes on, and by what."""

@@ -1,0 +1,283 @@
+"""One run from its config: data, stream, network, optimiser, strategy, run folder."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from clmeta.errors import BadArgument, ClmetaError, bad
+from clmeta.lookup import check_options, load_object
+from clmeta.models import make_model
+from clmeta.optim.optimizer import MetaOptimize
+from clmeta.record.recorder import Recorder
+from clmeta.record.runfolder import RunFolder
+from clmeta.rules import RULES, Rule
+from clmeta.runs.config import FACTS, RunConfig
+from clmeta.strategies.entries import STRATEGIES
+from clmeta.strategies.registry import COMMON
+
+if TYPE_CHECKING:
+    from clmeta.strategies.plain import OnlineResult, OnProgress
+    from clmeta.streams import ArrayData, Stream
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a run trains with, built and checked; nothing has been learnt yet."""
+
+    config: RunConfig
+    stream: Stream
+    model: nn.Module
+    optimizer: MetaOptimize
+
+    def facts(self) -> dict[str, Any]:
+        """What the config came to: the stream as drawn, blocks, number of weights."""
+        groups = zip(self.optimizer.block_names, self.optimizer.param_groups, strict=True)
+        return {
+            "stream": self.stream.describe(),
+            "blocks": {name: sum(p.numel() for p in g["params"]) for name, g in groups},
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out of a run, and the folder that holds all of it."""
+
+    config: RunConfig
+    folder: Path
+    online: OnlineResult
+
+
+def run(
+    config: RunConfig,
+    folder: str | os.PathLike[str],
+    *,
+    data: ArrayData | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> RunResult:
+    """Train as the config says and record every step into a run folder.
+
+    An interrupt or error keeps what was recorded and leaves the run unfinished.
+
+    Args:
+        config: the run.
+        folder: the run folder; made if missing.
+        data: used in place of the config's data set, which then only names it.
+        overwrite: replace a finished run.
+        on_progress: called about four times a second with a `clmeta.strategies.plain.Progress`.
+
+    Raises:
+        BadArgument: before anything is trained or written, for a config that cannot work.
+        RunFolderError: for a folder that cannot be written or holds a finished run.
+        NonFiniteError: if an update was not finite and ``config.nonfinite`` is ``"raise"``.
+    """
+    RunFolder(folder).check_free(overwrite)
+    with numerics(config.threads):
+        prepared = prepare(config, data)
+        strategy = STRATEGIES.get(config.strategy)
+        content = {**config.to_dict(), "method": config.method, FACTS: prepared.facts()}
+        names = prepared.optimizer.block_names
+        devices = [prepared.stream.data.device] if config.device != "cpu" else []
+        with (
+            Recorder(folder, names, config=content, overwrite=overwrite) as recorder,
+            torch.random.fork_rng(devices=_cuda_indices(devices)),
+        ):
+            torch.manual_seed(derive_seed(config.seed, "training"))
+            online = strategy(
+                prepared.model,
+                prepared.optimizer,
+                prepared.stream,
+                recorder=recorder,
+                on_progress=on_progress,
+                evaluate=config.evaluate,
+                **config.strategy_options,
+            )
+            recorder.close(_summary(prepared, online))
+    return RunResult(config, Path(folder), online)
+
+
+def prepare(config: RunConfig, data: ArrayData | None = None) -> Prepared:
+    """Build a run's stream, network and optimiser, which checks all of its options.
+
+    Raises:
+        BadArgument: naming option, value and mend.
+    """
+    strategy = STRATEGIES.get(config.strategy)
+    check_options(strategy, config.strategy_options, "strategy option", skip=3, hidden=COMMON)
+    device = _device(config.device)
+    stream = make_config_stream(config, data, device)
+    seed = derive_seed(config.seed, "model")
+    options = config.model_options
+    model = make_model(config.model, stream.input_shape, stream.n_classes, options, seed=seed)
+    model.to(device)
+    _check_output(config, model, stream)
+    return Prepared(config, stream, model, make_optimizer(config, model))
+
+
+def make_config_stream(
+    config: RunConfig, data: ArrayData | None, device: torch.device | str
+) -> Stream:
+    """The config's stream over its data set (read once a process) or over ``data``."""
+    from clmeta.streams import STREAMS, make_stream
+
+    STREAMS.get(config.stream)
+    if data is None:
+        data = load_data(config)
+    return make_stream(
+        config.stream, data, **{"seed": config.seed, "device": device, **config.stream_options}
+    )
+
+
+def load_data(config: RunConfig) -> ArrayData:
+    """The config's data set, read once a process."""
+    options = json.dumps(dict(config.dataset_options), sort_keys=True)
+    return _load(config.dataset, config.data_root, config.download, options)
+
+
+def make_optimizer(config: RunConfig, model: nn.Module) -> MetaOptimize:
+    """MetaOptimize over the model's parameters as the config says.
+
+    Raises:
+        BadArgument: for options that cannot work; a torch optimiser's own complaints name the base.
+    """
+    base = _rule("base", config.base, config.base_options)
+    meta = "none" if config.meta == "none" else _rule("meta", config.meta, config.meta_options)
+    try:
+        return MetaOptimize(
+            model.named_parameters(),
+            base=base,
+            meta=meta,
+            blocks=config.blocks,
+            alpha0=config.alpha0,
+            eta=config.eta,
+            gamma=config.gamma,
+            weight_decay=config.weight_decay,
+            alpha_min=config.alpha_min,
+            alpha_max=config.alpha_max,
+            nonfinite=config.nonfinite,
+            hessian=config.hessian,
+        )
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ClmetaError) or isinstance(base, Rule):
+            raise
+        shown = ", ".join(f"{name}={value!r}" for name, value in config.base_options.items())
+        mend = f"does not take the base options {shown or 'none'} ({error}); change them"
+        raise BadArgument(f"base={config.base!r}: {mend}") from error
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """A seed for one purpose, so that no draw moves another (streams derive theirs likewise)."""
+    digest = hashlib.sha256(f"clmeta/{seed}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") % (1 << 63)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(dataset: str, root: str, download: bool, options_text: str) -> ArrayData:
+    from clmeta.streams import load_dataset
+
+    options = json.loads(options_text)
+    check_options(load_dataset, options, "dataset option", skip=1)
+    return load_dataset(dataset, data_root=root, download=download, **options)
+
+
+def _rule(level: str, name: str, options: Mapping[str, Any]) -> Any:
+    """A rule, or for the base ``package.module:name`` of a rule or torch optimiser."""
+    if ":" in name:
+        kind = load_object(name, level)
+        is_rule = isinstance(kind, type) and issubclass(kind, Rule)
+        if not is_rule and (level == "meta" or not callable(kind)):
+            bad(level, name, f"name one of {', '.join(RULES.names())} or a clmeta.rules.Rule")
+        check_options(kind, options, f"{level} option", hidden=("params", "lr"))
+        return kind(**options) if is_rule else functools.partial(kind, **options)
+    try:
+        rule = RULES.get(name, level)
+    except BadArgument as error:
+        more = "none" if level == "meta" else "package.module:name of a torch optimiser"
+        raise BadArgument(f"{error}, {more}") from None
+    check_options(rule, options, f"{level} option")
+    return rule(**options)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadArgument(f"device={name!r}: {reason}; use cpu, or cuda where it works") from None
+    return device
+
+
+def _check_output(config: RunConfig, model: nn.Module, stream: Stream) -> None:
+    """One forward pass of two images, before anything is written: shapes must fit."""
+    x, _ = stream.test_set(0)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output = model(x[:2])
+    except ClmetaError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        mend = f"fails on images of shape {stream.input_shape}: {lines[0]}"
+        raise BadArgument(
+            f"model={config.model!r}: {mend}; choose a model for such images"
+        ) from None
+    finally:
+        model.train(was_training)
+    expected = (len(x[:2]), stream.n_classes)
+    if tuple(output.shape) != expected:
+        found = f"output has shape {tuple(output.shape)} for 2 images"
+        bad("model", config.model, f"{found}; it must be (batch, n_classes) = {expected}")
+
+
+def _summary(prepared: Prepared, online: OnlineResult) -> dict[str, Any]:
+    """Run-level numbers beside those that the recorder counts itself."""
+    tests = online.test_accuracy
+    return {
+        "method": prepared.config.method,
+        "seed": prepared.config.seed,
+        "mean_test_accuracy": sum(tests) / len(tests) if tests else None,
+        "step_sizes": prepared.optimizer.step_sizes(),
+        "withheld": prepared.optimizer.withheld,
+    }
+
+
+def _cuda_indices(devices: list[torch.device]) -> list[int]:
+    return [d.index or 0 for d in devices if d.type == "cuda"]
+
+
+@contextmanager
+def numerics(threads: int) -> Iterator[None]:
+    """Settings of torch that make a run fast; the caller's come back.
+
+    At batch size one, threads cost more than they bring. Subnormal numbers are flushed to zero:
+    momenta of silent units decay into them and stay, and arithmetic on them is so slow that after
+    2,000 steps of the paper's network an AdamW step took 3 to 4 times as long.
+    """
+    before, flushed = torch.get_num_threads(), _flushes()
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.set_flush_denormal(flushed)
+
+
+def _flushes() -> bool:
+    """Whether this thread flushes subnormal numbers to zero."""
+    return not bool(torch.tensor([1e-38]) * 0.1)

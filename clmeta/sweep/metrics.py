@@ -1,0 +1,74 @@
+"""One number per finished run, to compare runs by; adding one is one decorated definition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clmeta.record.runfolder import RunFolder
+from clmeta.registry import Registry
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run folder, and which way is better.
+
+    Attributes:
+        read: from a finished run's folder to the number; NaN where it was not measured.
+        higher: whether more is better.
+        share: whether it is a share in [0, 1], shown in percent.
+    """
+
+    read: Callable[[RunFolder], float]
+    higher: bool = True
+    share: bool = True
+
+
+METRICS: Registry[Metric] = Registry("metric")
+
+
+def metric(
+    name: str, *, higher: bool = True, share: bool = True
+) -> Callable[[Callable[[RunFolder], float]], Callable[[RunFolder], float]]:
+    """Decorator that enters a function of a finished run's folder as a metric."""
+
+    def enter(read: Callable[[RunFolder], float]) -> Callable[[RunFolder], float]:
+        METRICS.register(name, about=read.__doc__)(Metric(read, higher, share))
+        return read
+
+    return enter
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+@metric("cumulative_accuracy")
+def cumulative_accuracy(folder: RunFolder) -> float:
+    """Online accuracy over all steps: share predicted right before the update."""
+    return _number(folder.summary.get("cumulative_accuracy"))
+
+
+@metric("test_accuracy")
+def test_accuracy(folder: RunFolder) -> float:
+    """Accuracy on each task's test set at the task's end, mean over tasks."""
+    return _number(folder.summary.get("mean_test_accuracy"))
+
+
+@metric("last_task_accuracy")
+def last_task_accuracy(folder: RunFolder) -> float:
+    """Online accuracy within the last task."""
+    import pandas as pd
+
+    return float(pd.read_parquet(folder.tasks_file)["online_accuracy"].iloc[-1])
+
+
+@metric("loss", higher=False, share=False)
+def loss(folder: RunFolder) -> float:
+    """Mean loss over all steps, each before its update (nats); NaN if one was not finite."""
+    import numpy as np
+    import pandas as pd
+
+    losses = pd.read_parquet(folder.trajectory, columns=["loss"])["loss"].to_numpy(np.float64)
+    return float(losses.mean()) if np.isfinite(losses).all() else math.nan

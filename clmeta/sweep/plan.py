@@ -1,0 +1,187 @@
+"""What a sweep does at a time: runs that can train as replicas together, the same on every start.
+
+The runs of a chunk are trained as one batched program, whose rounding may depend on who is in it.
+So a chunk, once planned, is written down, and a sweep that starts again does the same chunks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clmeta.errors import RunFolderError
+from clmeta.record.runfolder import RunFolder, write_atomically
+from clmeta.runs.config import RunConfig
+
+#: Options in which runs that train together may differ.
+MAY_DIFFER = (
+    "seed",
+    "blocks",
+    "alpha0",
+    "eta",
+    "gamma",
+    "weight_decay",
+    "alpha_min",
+    "alpha_max",
+    "nonfinite",
+)
+#: Most runs of a chunk, on the CPU and on a GPU, unless told otherwise: what is lost when a sweep
+#: is killed stays bearable.
+MOST = 32
+MOST_ON_DEVICE = 256
+#: Where a sweep keeps its own files, inside its output folder.
+PRIVATE = ".sweep"
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep: its config and its folder."""
+
+    config: RunConfig
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which depends on what the run computes and on nothing else."""
+        return self.folder.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its end."""
+        return RunFolder(self.folder).finished
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """What ``error.json`` says about the last failure: ``error, trace, alone, time``."""
+        try:
+            return json.loads((self.folder / "error.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def failed_alone(self) -> bool:
+        """Whether it failed by itself, so that those it was batched with need not see it again."""
+        return bool((self.error or {}).get("alone"))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Runs that are done together, by one process."""
+
+    runs: tuple[SweepRun, ...]
+    output: Path
+
+    @property
+    def missing(self) -> list[SweepRun]:
+        """The runs that did not reach their end yet."""
+        return [run for run in self.runs if not run.finished]
+
+
+def run_folder(output: Path, config: RunConfig) -> Path:
+    """A readable folder that depends on what the run computes: ``adamw-fixed-0.0001-seed-0-<key>``.
+
+    The options swept are not part of it, so that a larger sweep finds the runs of a smaller one.
+    """
+    blocks = config.blocks if isinstance(config.blocks, str) else "+".join(config.blocks)
+    learner = ("fixed",) if config.meta == "none" else (config.meta, blocks)
+    words = [config.base, *learner, f"{config.alpha0:g}", "seed", str(config.seed), config.key()]
+    return output / re.sub(r"[^\w.+-]+", "-", "-".join(words))
+
+
+def sweep_runs(output: Path, configs: Sequence[RunConfig]) -> list[SweepRun]:
+    """Each config with its folder below ``output``; configs that compute the same once."""
+    runs = {run_folder(output, config): config for config in reversed(configs)}
+    return [SweepRun(config, folder) for folder, config in reversed(runs.items())]
+
+
+def plan(
+    output: Path,
+    runs: Sequence[SweepRun],
+    *,
+    at_a_time: int,
+    chunk: int | None = None,
+    measure: bool = True,
+    memory: int | None = None,
+) -> list[Chunk]:
+    """Chunks that hold every unfinished run, those planned before unchanged.
+
+    Only chunks larger than ``chunk``, planned before by another size, are planned anew.
+
+    Call it while no other process plans in the same folder (`clmeta.sweep.claims`).
+
+    Args:
+        output: the sweep's folder.
+        runs: all runs.
+        at_a_time: chunks that will be done at the same time; a group of runs that can train
+            together is spread over as many.
+        chunk: most runs of a chunk, where they can train together; None: as
+            `clmeta.replicas.learners_at_a_time` says.
+        measure, memory: passed on to it.
+
+    Raises:
+        RunFolderError: if the plan cannot be read or written.
+    """
+    from clmeta.replicas.run import learners_at_a_time
+
+    file = output / PRIVATE / "chunks.json"
+    by_name = {run.name: run for run in runs}
+    written: list[list[str]] = []
+    kept: list[list[str]] = []
+    waiting = {run.name: run for run in runs if not run.finished}
+    for names in _read(file):
+        to_do = all(name in by_name for name in names) and any(name in waiting for name in names)
+        if to_do and chunk is not None and len(names) > chunk:
+            continue  # a chunk size asked for holds for all that is still to be done
+        written.append(names)
+        if to_do:
+            kept.append(names)
+            for name in names:
+                waiting.pop(name, None)
+    groups: dict[str, list[SweepRun]] = {}
+    for run in waiting.values():
+        finer = run.config.blocks if run.config.blocks in ("node", "weight") else ""
+        group = f"{run.config.key(without=MAY_DIFFER)} {run.config.device} {finer}"
+        groups.setdefault(group, []).append(run)
+    added: list[list[str]] = []
+    for group_runs in groups.values():
+        configs = [run.config for run in group_runs]
+        most = learners_at_a_time(
+            configs,
+            chunk=chunk,
+            processes=min(at_a_time, len(waiting)),
+            measure=measure,
+            memory=memory,
+        )
+        if chunk is None:
+            bound = MOST if configs[0].device == "cpu" else MOST_ON_DEVICE
+            most = min(most, bound, math.ceil(len(group_runs) / at_a_time))
+        count = math.ceil(len(group_runs) / most)
+        bounds = [round(i * len(group_runs) / count) for i in range(count + 1)]
+        names = [run.name for run in group_runs]
+        added += [names[a:b] for a, b in itertools.pairwise(bounds)]
+    if added:
+        _write(file, written + added)
+    return [Chunk(tuple(by_name[name] for name in names), output) for names in kept + added]
+
+
+def _read(file: Path) -> list[list[str]]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["chunks"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunFolderError(
+            f"{file} cannot be read: remove it; finished runs are kept without it"
+        ) from None
+
+
+def _write(file: Path, chunks: list[list[str]]) -> None:
+    text = json.dumps({"chunks": chunks}, indent=1) + "\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, lambda stream: stream.write(text.encode()))

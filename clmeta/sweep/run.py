@@ -1,0 +1,237 @@
+"""Sweeps: many runs over all cores or a cluster, resumed by starting them again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from clmeta.errors import require
+from clmeta.runs.config import RunConfig
+from clmeta.sweep.claims import Claims
+from clmeta.sweep.jobs import Event, OnEvent, run_jobs
+from clmeta.sweep.plan import PRIVATE, Chunk, SweepRun, plan, sweep_runs
+from clmeta.sweep.work import Told, do_chunk, keep_error
+
+#: Seconds between two looks at runs that another process does.
+POLL = 0.5
+#: Options whose values `RunConfig` checks by itself, whatever the data.
+NUMBERS = ("seed", "alpha0", "eta", "gamma", "weight_decay")
+
+
+class Launcher(Protocol):
+    """Does chunks somewhere and tells what happens; a chunk's last event is one of its ends."""
+
+    at_a_time: int
+    #: Whether chunks are done on this machine, so that measurements here hold for them.
+    here: bool
+    #: Bytes of its host that each chunk may take, where they are done elsewhere and that is known.
+    memory: int | None
+
+    def __call__(self, chunks: Sequence[Chunk], tell: OnEvent) -> object:
+        """Do the chunks; returns when all have ended."""
+
+
+class LocalLauncher:
+    """Chunks over processes of this machine.
+
+    Args:
+        processes: how many at a time; None: one for each core this process may use.
+    """
+
+    here = True
+    memory: int | None = None
+
+    def __init__(self, processes: int | None = None) -> None:
+        self.at_a_time = processes or cores()
+
+    def __call__(self, chunks: Sequence[Chunk], tell: OnEvent) -> list[Event]:
+        """Do the chunks; returns when all have ended."""
+        return run_jobs(chunks, self.at_a_time, tell, do=do_chunk)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass
+class SweepResult:
+    """What became of a sweep.
+
+    Attributes:
+        output: the sweep's folder.
+        runs: all of its runs.
+        failed: by the run folder's name, in one line, why a run failed; each folder's
+            ``error.json`` has more.
+        traces: tracebacks of errors that clmeta does not raise on purpose.
+    """
+
+    output: Path
+    runs: list[SweepRun]
+    failed: dict[str, str] = field(default_factory=dict)
+    traces: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of the finished runs."""
+        return [run.folder for run in self.runs if run.finished]
+
+
+class Watcher(Protocol):
+    """Gets told how a sweep goes; see `clmeta.cli.sweep_display.SweepDisplay`."""
+
+    def plan(self, runs: int, finished: int, planned: int) -> None:
+        """Of ``runs``, so many are finished and so many are about to be done here."""
+
+    def waiting(self, finished: int) -> None:
+        """Other processes do what is left."""
+
+    def show(self, event: Event) -> None:
+        """Something happened."""
+
+
+def run_sweep(
+    configs: Sequence[RunConfig],
+    output: str | os.PathLike[str],
+    *,
+    launcher: Launcher | None = None,
+    chunk: int | None = None,
+    watcher: Watcher | None = None,
+) -> SweepResult:
+    """Do the runs that are not finished yet; a run that fails stops no other.
+
+    Runs that differ in seed, blocks and numbers only train together where their network allows
+    it. A sweep that was stopped, however it was, is started again with the same arguments; what was
+    under way is done anew, from the same data and weights. Sweeps that share a folder, even on
+    several machines, share its runs and wait for each other's.
+
+    Args:
+        configs: the runs, e.g. from `SweepSpec.configs`.
+        output: folder that gets a run folder for each, named after what the run computes.
+        launcher: where runs go; by default to all cores of this machine.
+        chunk: runs trained together; None: as a short measurement says, and no more than leave
+            work for every process.
+        watcher: gets told how it goes.
+
+    Returns:
+        What became of it, failures included.
+
+    Raises:
+        BadArgument: before anything is trained or written, for a config that cannot work.
+        RunFolderError: if ``output`` cannot be written.
+        KeyboardInterrupt: after the runs under way have written what they recorded.
+    """
+    require(len(configs) > 0, "configs", list(configs), "give at least one run")
+    require(chunk is None or chunk >= 1, "chunk", chunk, "must be at least 1")
+    folder = Path(output)
+    runs = sweep_runs(folder, configs)
+    result = SweepResult(folder, runs)
+    missing = [run for run in runs if not run.finished]
+    if watcher is not None:
+        watcher.plan(len(runs), len(runs) - len(missing), len(missing))
+    if missing:
+        launcher = launcher or LocalLauncher(1 if runs[0].config.device != "cpu" else None)
+        check([run.config for run in missing], device=None if launcher.here else "cpu")
+        _Sweep(result, launcher, watcher).do(chunk)
+    return result
+
+
+def check(configs: Sequence[RunConfig], device: str | None = None) -> None:
+    """Build what the runs train with, once for those that differ in numbers only.
+
+    Args:
+        configs: the runs.
+        device: in place of theirs, which may be on another machine.
+
+    Raises:
+        BadArgument: for the first config that cannot work.
+    """
+    from clmeta.runs.runner import prepare
+
+    for config in {config.key(without=NUMBERS): config for config in configs}.values():
+        prepare(config if device is None else dataclasses.replace(config, device=device))
+
+
+class _Sweep:
+    def __init__(self, result: SweepResult, launcher: Launcher, watcher: Watcher | None) -> None:
+        self.result = result
+        self.launcher = launcher
+        self.watcher = watcher
+        self.claims = Claims(result.output / PRIVATE / "claims")
+        self.started = time.time()
+        self.tried: set[Chunk] = set()
+        self.under_way: list[Chunk] = []
+
+    def do(self, chunk: int | None) -> None:
+        chunks = self._plan(chunk)
+        while todo := [c for c in chunks if c not in self.tried and c.missing]:
+            free = [c for c in todo if not self._held(c)]
+            if free:
+                self._tell_plan(free)
+                self.under_way = free
+                self.launcher(free, self._listen)
+            else:
+                self._tell_waiting()
+                time.sleep(POLL)
+        for run in self.result.runs:  # what another sweep tried in the meantime
+            if not run.finished and run.error is not None:
+                self.result.failed.setdefault(run.name, run.error["error"])
+
+    def _plan(self, chunk: int | None) -> list[Chunk]:
+        with self.claims as claims:
+            while not claims.take(["plan"]):
+                time.sleep(POLL)
+            return plan(
+                self.result.output,
+                self.result.runs,
+                at_a_time=self.launcher.at_a_time,
+                chunk=chunk,
+                measure=self.launcher.here,
+                memory=self.launcher.memory,
+            )
+
+    def _held(self, chunk: Chunk) -> bool:
+        """Whether another process does one of its runs, or has just failed at all of them."""
+        missing = chunk.missing
+        if any(self.claims.holder_alive(run.name) for run in missing):
+            return True
+        if missing and all((run.error or {}).get("time", 0) > self.started for run in missing):
+            self.tried.add(chunk)
+            return True
+        return False
+
+    def _listen(self, event: Event) -> None:
+        chunk = self.under_way[event.job]
+        if event.kind == "run failed" and isinstance(event, Told) and event.run:
+            self._note(event.run, event)
+        elif event.kind == "failed":  # not a run's failure: its process died, or no claim
+            for run in chunk.missing:
+                keep_error(run, event.error or "failed", event.trace, alone=False)
+                self._note(run.name, event)
+            self.tried.add(chunk)
+        elif event.kind == "finished" and not (isinstance(event, Told) and event.elsewhere):
+            self.tried.add(chunk)
+        if self.watcher is not None:
+            self.watcher.show(event)
+
+    def _note(self, name: str, event: Event) -> None:
+        self.result.failed[name] = event.error or "failed"
+        if event.trace:
+            self.result.traces[name] = event.trace
+
+    def _tell_plan(self, chunks: Sequence[Chunk]) -> None:
+        if self.watcher is not None:
+            finished = sum(run.finished for run in self.result.runs)
+            planned = sum(len(chunk.missing) for chunk in chunks)
+            self.watcher.plan(len(self.result.runs), finished, planned)
+
+    def _tell_waiting(self) -> None:
+        if self.watcher is not None:
+            self.watcher.waiting(sum(run.finished for run in self.result.runs))
