@@ -13,7 +13,7 @@ from clmeta._version import __version__
 if TYPE_CHECKING:
     from clmeta.engines.curved import Hessian
     from clmeta.errors import BadArgument, ClmetaError, NonFiniteError, RunFolderError
-    from clmeta.general.engine import GeneralMetaOptimize
+    from clmeta.general import GeneralMetaOptimize
     from clmeta.optim.optimizer import MetaOptimize
     from clmeta.record.recorder import Recorder
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from clmeta.errors import NonFiniteError, require
 from clmeta.general.curvature import Params, gradient, hessian_diagonal
 from clmeta.general.layout import check_params
+from clmeta.ground.checks import count_or_none
 from clmeta.ground.forward import quiet_first_use, tree_map
+from clmeta.ground.seeds import check_seed
 
 
 class Autostep:
@@ -60,6 +62,7 @@ class Autostep:
         require(alpha0 > 0, "alpha0", alpha0, "a step size must be positive")
         require(mu >= 0, "mu", mu, "a meta step size must not be negative")
         require(tau >= 1, "tau", tau, "a time of at least one step")
+        diagonal_samples = count_or_none("diagonal_samples", diagonal_samples)
         self._loss, self.mu, self.tau, self._samples = loss, mu, tau, diagonal_samples
         self.params: Params = check_params(params)
         self.alpha: Params = tree_map(lambda w: torch.full_like(w, alpha0), self.params)
@@ -67,7 +70,7 @@ class Autostep:
         self.v: Params = tree_map(torch.zeros_like, self.params)
         self.t = 0
         device = next(iter(self.params.values())).device
-        self._generator = torch.Generator(device).manual_seed(seed)
+        self._generator = torch.Generator(device).manual_seed(check_seed(seed))
 
     @torch.no_grad()
     def step(self, *batch: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """Partition of named parameters into blocks, each with step sizes of its own.
 
-Equations.md, section 1: coordinate i of the weights belongs to block b(i) and is moved with
-alpha = exp(beta[b(i)]).
+Coordinate i of the weights belongs to block b(i) and is moved with alpha = exp(beta[b(i)])
+(Sec. 2 of the paper).
 """
 
 from __future__ import annotations
@@ -9,17 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from clmeta.errors import bad, require
+from clmeta.lookup import Wanted, failing_as, takes
 from clmeta.registry import Registry
 
 Blocks: TypeAlias = "str | Mapping[str, str | Sequence[str]]"
 Partition: TypeAlias = "dict[str, list[str]]"
 
-BLOCKS: Registry = Registry("way to form blocks")
+BLOCKS: Registry = Registry(
+    "way to form blocks",
+    Wanted("a function from parameter names to blocks: (names) -> {block: names}", takes(1)),
+)
 #: Granularities with many step sizes within a block.
 FINE = ("node", "weight")
+#: What torch puts into the names of modules that it compiles, shards or checkpoints.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in the network itself, without the parts that torch's wrappers add.
+
+    The ``module.`` of data-parallel wrappers stays: it is a name that networks use too.
+    """
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS) or name
 
 
 def layer_of(name: str) -> str:
@@ -56,8 +71,10 @@ def _head(names: Sequence[str]) -> Partition:
     return {"body": body, "head": [name for name in names if layer_of(name) == last]}
 
 
-def _matches(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(prefix.rstrip(".") + ".")
+def has_prefix(name: str, prefix: str) -> bool:
+    """Whether a parameter is in the module of this name, or has it; wrappers don't count."""
+    name, prefix = plain_name(name), plain_name(prefix.rstrip("."))
+    return name == prefix or name.startswith(prefix + ".")
 
 
 def _by_prefix(names: Sequence[str], blocks: Mapping[str, str | Sequence[str]]) -> Partition:
@@ -74,7 +91,7 @@ def _by_prefix(names: Sequence[str], blocks: Mapping[str, str | Sequence[str]]) 
             require(rest is None, "blocks", dict(blocks), "only one block may take the rest, '*'")
             rest, prefixes = block, [p for p in prefixes if p != "*"]
         for prefix in prefixes:
-            found = [name for name in names if _matches(name, prefix)]
+            found = [name for name in names if has_prefix(name, prefix)]
             if not found:
                 layers = ", ".join(dict.fromkeys(layer_of(name) for name in names))
                 bad(f"blocks[{block!r}]", prefix, f"no parameter has this prefix; layers: {layers}")
@@ -108,32 +125,45 @@ def partition_names(names: Iterable[str], blocks: Blocks) -> Partition:
     """Block name to the names of its parameters; every parameter in exactly one block.
 
     Args:
-        names: parameter names in the model's order.
+        names: parameter names in the model's order; those of wrapped modules (``_orig_mod.``)
+            form blocks of the names that the network has without its wrapper.
         blocks: ``"scalar"``, ``"layer"``, ``"tensor"``, ``"head"``, ``"node"``, ``"weight"`` or a
             mapping from block name to one or several parameter-name prefixes (``"*"`` takes the
             rest). ``"node"`` and ``"weight"`` form a block per tensor, finer inside.
+            ``"package.module:name"`` is a function from the names to the result.
 
     Raises:
         BadArgument: for an unknown name, a prefix that matches nothing, or a parameter that is
             in no block or in two.
     """
     names = list(names)
+    given = {plain_name(name): name for name in names}
+    if len(given) < len(names):
+        given = {name: name for name in names}
     if isinstance(blocks, Mapping):
-        return _by_prefix(names, blocks)
-    return BLOCKS.get(blocks, "blocks")(names)
+        partition = _by_prefix([*given], blocks)
+    else:
+        with failing_as("blocks", blocks):
+            partition = BLOCKS.get(blocks, "blocks")([*given])
+            complete = sorted(name for members in partition.values() for name in members)
+        mend = "must give {block: names} with each parameter in exactly one block"
+        require(complete == sorted(given) and all(partition.values()), "blocks", blocks, mend)
+    return {block: [given[name] for name in members] for block, members in partition.items()}
 
 
-def make_blocks(named: Iterable[tuple[str, Tensor]], blocks: Blocks) -> Partition:
-    """``partition_names`` for ``model.named_parameters()`` or ``params.items()``."""
-    return partition_names((name for name, _ in named), blocks)
+def fine_shape(
+    like: Tensor | torch.Size, granularity: str, units: Sequence[int] = (0,)
+) -> tuple[int, ...]:
+    """Shape of beta that broadcasts against a tensor: per weight, or per unit.
 
-
-def fine_shape(like: Tensor, granularity: str) -> tuple[int, ...]:
-    """Shape of beta that broadcasts against a tensor: per weight, or per unit (first dimension).
-
-    A unit's incoming weights are the slice along the first dimension of a weight tensor; every
-    entry of a bias or other vector is a unit of its own.
+    Args:
+        like: the tensor, or its shape.
+        granularity: ``"weight"`` or ``"node"``.
+        units: the dimensions of a weight tensor that count units; a unit's incoming weights are
+            a slice along them. In linear layers and convolutions that is the first, in
+            transposed convolutions the second. Every entry of a bias or other vector is a unit.
     """
-    if granularity == "weight" or like.dim() == 0:
-        return tuple(like.shape)
-    return (like.shape[0],) + (1,) * (like.dim() - 1)
+    shape = tuple(like.shape if isinstance(like, Tensor) else like)
+    if granularity == "weight" or len(shape) < 2:
+        return shape
+    return tuple(size if i in units else 1 for i, size in enumerate(shape))

@@ -23,10 +23,14 @@ class RunFolderError(ClmetaError, OSError):
 
 def bad(argument: str, value: Any, mend: str) -> NoReturn:
     """Raise BadArgument as ``argument=value: mend``, on one line."""
-    shown = repr(value)
+    shown = _one_line(repr(value))
     if len(shown) > 120:
         shown = shown[:117] + "..."
-    raise BadArgument(f"{argument}={shown}: {mend}")
+    raise BadArgument(_one_line(f"{argument}={shown}: {mend}"))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines())
 
 
 def require(condition: bool, argument: str, value: Any, mend: str) -> None:

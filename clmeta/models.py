@@ -11,35 +11,43 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from clmeta.errors import BadArgument, bad, require
-from clmeta.lookup import check_options, load_object
+from clmeta.errors import bad, require
+from clmeta.ground.checks import whole
+from clmeta.ground.seeds import check_seed
+from clmeta.lookup import Wanted, check_options, failing_as, takes
 from clmeta.registry import Registry
 
 Shape = tuple[int, int, int]
 Factory = Callable[..., nn.Module]
 
-MODELS: Registry[Factory] = Registry("model")
+MODELS: Registry[Factory] = Registry(
+    "model",
+    Wanted(
+        "a function or class that makes networks: factory(input_shape, n_classes, **options)",
+        takes(2),
+    ),
+)
 
 
 def _sizes(argument: str, value: int | Sequence[int]) -> list[int]:
-    sizes = list(value) if isinstance(value, Sequence) else [value]
-    whole = all(type(size) is int and size > 0 for size in sizes)
-    require(whole, argument, value, "must be positive whole numbers, such as 64 or [64, 64]")
-    return sizes
+    zero_dim = getattr(value, "ndim", 1) == 0  # a tensor of one number says that it is iterable
+    if isinstance(value, Iterable) and not isinstance(value, str) and not zero_dim:
+        return [whole(argument, size, least=1) for size in value]
+    return [whole(argument, value, least=1)]
 
 
 @MODELS.register("cnn")
 class CNN(nn.Module):
     """The paper's network for CIFAR-100: two convolutions, two linear layers.
 
-    conv 3x3 pad 1, ReLU, maxpool 2, twice; linear, ReLU, linear (protocols.md, section 1). Its
-    layers with parameters are ``features.0``, ``features.3``, ``classifier.1``, ``classifier.3``.
+    conv 3x3 pad 1, ReLU, maxpool 2, twice; linear, ReLU, linear (Sec. 7.2). Its layers with
+    parameters are ``features.0``, ``features.3``, ``classifier.1``, ``classifier.3``.
 
     Args:
         input_shape: (channels, height, width); height and width at least 4 pixels.
@@ -58,7 +66,9 @@ class CNN(nn.Module):
         super().__init__()
         widths = _sizes("channels", channels)
         require(len(widths) == 2, "channels", channels, "must be two numbers, such as [16, 32]")
-        (hidden,) = _sizes("hidden", [hidden])
+        hidden = whole("hidden", hidden, least=1)
+        mend = "the CNN needs images, (channels, height, width); use model mlp"
+        require(len(input_shape) == 3, "input_shape", tuple(input_shape), mend)
         depth, height, width = input_shape
         if min(height, width) < 4:
             bad("input_shape", input_shape, "the CNN needs at least 4 x 4 pixels; use model mlp")
@@ -127,22 +137,6 @@ class Linear(nn.Module):
         return self.output(x.flatten(1))
 
 
-def model_factory(name: str) -> Factory:
-    """The factory registered as ``name`` or found at ``package.module:factory``.
-
-    Raises:
-        BadArgument: for an unknown name (listing the known ones) or an import that fails.
-    """
-    if isinstance(name, str) and ":" in name:
-        factory = load_object(name, "model")
-        require(callable(factory), "model", name, "must name a function or class that makes models")
-        return factory
-    try:
-        return MODELS.get(name)
-    except BadArgument as error:
-        raise BadArgument(f"{error}, or package.module:factory") from None
-
-
 def make_model(
     name: str,
     input_shape: Sequence[int],
@@ -158,17 +152,21 @@ def make_model(
         input_shape: (channels, height, width) of one input.
         n_classes: output units.
         options: keywords of the factory.
-        seed: of the initial weights; torch's global generator is then left as it was.
+        seed: of the initial weights, in [0, 2^63); torch's global generator is then left as it was.
 
     Raises:
         BadArgument: for an unknown name, an option that the factory does not take or refuses, or a
             factory that does not return a ``torch.nn.Module``.
     """
-    factory = model_factory(name)
-    options = dict(options or {})
+    factory = MODELS.get(name)
+    input_shape = tuple(_sizes("input_shape", input_shape))
+    n_classes = whole("n_classes", n_classes, least=1)
+    seed = None if seed is None else check_seed(seed)
+    options = {} if options is None else options
+    require(isinstance(options, Mapping), "options", options, "must map keywords to values")
     check_options(factory, options, "model option", skip=2)
     try:
-        inspect.signature(factory).bind(tuple(input_shape), n_classes, **options)
+        inspect.signature(factory).bind(input_shape, n_classes, **options)
     except TypeError as error:
         bad("model", name, f"is called as factory(input_shape, n_classes, **options): {error}")
     except ValueError:  # no signature to be had
@@ -177,7 +175,8 @@ def make_model(
         if seed is not None:
             # Not torch.manual_seed, which would seed every CUDA device too.
             torch.default_generator.manual_seed(seed)
-        model = factory(tuple(input_shape), n_classes, **options)
+        with failing_as("model", name):
+            model = factory(input_shape, n_classes, **options)
     if not isinstance(model, nn.Module):
         bad("model", name, f"made a {type(model).__name__}; it must return a torch.nn.Module")
     return model

@@ -1,8 +1,8 @@
 """First-order rules, each defined once and used at both levels.
 
 A rule turns a gradient and its own state into a direction u. As a *base update* it moves weights
-by ``-alpha (u + kappa w)``; as a *meta update* it moves beta by ``-eta u`` (equations.md,
-section 4, and Algorithm 3 of the paper). State starts at zero.
+by ``-alpha (u + kappa w)``; as a *meta update* it moves beta by ``-eta u`` (Algorithm 3 of
+the paper, arXiv 2402.02342). State starts at zero.
 
 Adding a rule is one class::
 
@@ -16,6 +16,7 @@ Adding a rule is one class::
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar
@@ -25,10 +26,26 @@ from torch import Tensor
 
 from clmeta.errors import bad, require
 from clmeta.ground import ops
-from clmeta.ground.ops import Scalar, Values
+from clmeta.ground.ops import Scalar
+from clmeta.lookup import Wanted, describe, failing_as
 from clmeta.registry import Registry
 
-RULES: Registry[type[Rule]] = Registry("rule")
+
+def _is_rule_class(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, Rule)
+
+
+def _is_base(found: Any) -> bool:
+    """A class must make rules or optimisers; of other callables the result is looked at."""
+    kinds = (Rule, torch.optim.Optimizer)
+    return issubclass(found, kinds) if isinstance(found, type) else callable(found)
+
+
+RULES: Registry[type[Rule]] = Registry(
+    "rule", Wanted("a class made from clmeta.rules.Rule", _is_rule_class)
+)
+#: What else a base update can be.
+BASE = Wanted("a torch optimiser, or a class made from clmeta.rules.Rule", _is_base)
 
 
 @dataclass(frozen=True)
@@ -38,13 +55,11 @@ class Rule:
     Subclasses give ``slots`` and ``update``; an ``init`` of their own must give exactly the slots.
     An ``update`` that is a formula of each number alone (arithmetic, torch's elementwise
     functions) becomes a C program for the CPU, for which it is called with symbols and with a few
-    trial values. With ``foreach = True`` a rule promises that it is written in
-    ``clmeta.ground.ops`` alone and so takes lists of tensors too, whose state it overwrites.
+    trial values.
     ``differentiable = False`` marks a direction whose derivative is zero almost everywhere.
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
-    foreach: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
 
     def init(self, like: Tensor) -> dict[str, Tensor]:
@@ -55,12 +70,12 @@ class Rule:
         """Direction and next state.
 
         Args:
-            g: gradient, a tensor (or, for ``foreach`` rules, a list of tensors).
-            state: one entry per slot, each in the form of ``g``.
+            g: gradient.
+            state: one tensor per slot, each in the shape of ``g``.
             t: number of this update, counted from 1; a number or a tensor.
 
         Returns:
-            ``(u, state)``; u is in the form of ``g``.
+            ``(u, state)``; u is in the shape of ``g``.
         """
         bad("rule", type(self).__name__, "define update(self, g, state, t) -> (u, state)")
 
@@ -89,9 +104,7 @@ def _check_kind(name: str, kind: Any, value: Any) -> None:
 class SGD(Rule):
     """u = g."""
 
-    foreach: ClassVar[bool] = True
-
-    def update(self, g: Values, state: dict[str, Values], t: Scalar) -> tuple[Values, dict]:
+    def update(self, g: Tensor, state: dict[str, Tensor], t: Scalar) -> tuple[Tensor, dict]:
         """Direction u = g; no state."""
         return g, state
 
@@ -111,14 +124,12 @@ class SGDm(Rule):
     accumulate: bool = False
     stale: bool = False
     slots: ClassVar[tuple[str, ...]] = ("m",)
-    foreach: ClassVar[bool] = True
 
-    def update(self, g: Values, state: dict[str, Values], t: Scalar) -> tuple[Values, dict]:
+    def update(self, g: Tensor, state: dict[str, Tensor], t: Scalar) -> tuple[Tensor, dict]:
         """Direction m, or the m before this gradient where ``stale``."""
-        old = ops.copy(state["m"]) if self.stale else None
         move = ops.accumulate if self.accumulate else ops.ema
         m = move(state["m"], g, self.rho)
-        return (m if old is None else old), {"m": m}
+        return (state["m"] if self.stale else m), {"m": m}
 
 
 @RULES.register("rmsprop")
@@ -134,9 +145,8 @@ class RMSprop(Rule):
     lam: float = 0.999
     eps: float = 1e-10
     slots: ClassVar[tuple[str, ...]] = ("v",)
-    foreach: ClassVar[bool] = True
 
-    def update(self, g: Values, state: dict[str, Values], t: Scalar) -> tuple[Values, dict]:
+    def update(self, g: Tensor, state: dict[str, Tensor], t: Scalar) -> tuple[Tensor, dict]:
         """Direction g / sqrt(v_hat + eps)."""
         v = ops.ema_of_square(state["v"], g, self.lam)
         return ops.over_root(g, v, self.eps, 1.0, ops.bias(self.lam, t)), {"v": v}
@@ -161,9 +171,8 @@ class Adam(Rule):
     eps: float = 1e-10
     accumulate: bool = False
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
-    foreach: ClassVar[bool] = True
 
-    def update(self, g: Values, state: dict[str, Values], t: Scalar) -> tuple[Values, dict]:
+    def update(self, g: Tensor, state: dict[str, Tensor], t: Scalar) -> tuple[Tensor, dict]:
         """Direction m_hat / sqrt(v_hat + eps)."""
         move = ops.accumulate if self.accumulate else ops.ema
         m = move(state["m"], g, self.rho)
@@ -185,21 +194,58 @@ class Lion(Rule):
     rho: float = 0.99
     c: float = 0.9
     slots: ClassVar[tuple[str, ...]] = ("m",)
-    foreach: ClassVar[bool] = True
     differentiable: ClassVar[bool] = False
 
-    def update(self, g: Values, state: dict[str, Values], t: Scalar) -> tuple[Values, dict]:
+    def update(self, g: Tensor, state: dict[str, Tensor], t: Scalar) -> tuple[Tensor, dict]:
         """Direction sign(c m + (1 - c) g) with the old momentum m."""
-        u = ops.sign(ops.mix(state["m"], g, self.c))
+        u = torch.sign(ops.ema(state["m"], g, self.c))
         return u, {"m": ops.ema(state["m"], g, self.rho)}
 
 
-def as_rule(value: str | Rule, argument: str) -> Rule:
-    """A rule from its registered name, with the paper's defaults, or the rule itself."""
-    if isinstance(value, Rule):
-        return value
-    if isinstance(value, type) and issubclass(value, Rule):
-        return value()
-    if not isinstance(value, str):
-        bad(argument, value, f"pass a rule or one of the names {', '.join(RULES.names())}")
-    return RULES.get(value, argument)()
+def update_class(name: str, argument: str) -> Any:
+    """The class of the rule registered under a name or found at ``package.module:name``.
+
+    For the argument ``"base"`` it may be a torch optimiser's class too, or a function of
+    parameters that makes one.
+
+    Raises:
+        BadArgument: if there is none.
+    """
+    if argument == "base":
+        return RULES.get(name, argument, wanted=BASE)
+    return RULES.get(name, argument, also=("none",) if argument == "meta" else ())
+
+
+def as_rule(value: str | Rule | type[Rule], argument: str) -> Rule:
+    """A rule from its registered name or path, with the paper's defaults, or the rule itself.
+
+    Raises:
+        BadArgument: for anything else.
+    """
+    found = update_class(value, argument) if isinstance(value, str) else value
+    if isinstance(found, Rule):
+        return found
+    if not _is_rule_class(found):
+        bad(argument, value, f"is {describe(found)}; pass a rule, or {_names(argument)}")
+    with failing_as(argument, value, "pass a rule made with options; without it fails"):
+        return found()
+
+
+def as_base(value: Any) -> Rule | Callable[..., torch.optim.Optimizer]:
+    """A rule, as `as_rule`, or what makes a torch optimiser of parameters: a class or a function.
+
+    Raises:
+        BadArgument: for anything else.
+    """
+    found = update_class(value, "base") if isinstance(value, str) else value
+    if isinstance(found, Rule) or _is_rule_class(found):
+        return as_rule(found, "base")
+    if not _is_base(found):
+        mend = f"pass a torch optimiser's class, a rule, or {_names('base')}"
+        bad("base", value, f"is {describe(found)}; {mend}")
+    return found
+
+
+def _names(argument: str) -> str:
+    names = [*RULES.names(), *(("none",) if argument == "meta" else ())]
+    return f"one of the names {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Published methods as settings of the general engine (equations.md, section 5).
+"""Published methods as settings of the general engine (Sec. 5 and Appendix B of the paper).
 
 Each is a line or two over ``clmeta.general``; none is an implementation of its own. ``loss`` and
 ``params`` are those of ``GeneralMetaOptimize``, and so are further keyword arguments.
@@ -13,11 +13,15 @@ from typing import Any
 from torch import Tensor
 
 from clmeta.errors import bad
-from clmeta.general.engine import GeneralMetaOptimize
+from clmeta.general import GeneralMetaOptimize
+from clmeta.ground.checks import GAMMA
+from clmeta.lookup import Wanted, takes
 from clmeta.registry import Registry
 from clmeta.rules import Rule
 
-SPECIAL: Registry[Callable[..., GeneralMetaOptimize]] = Registry("special case")
+SPECIAL: Registry[Callable[..., GeneralMetaOptimize]] = Registry(
+    "special case", Wanted("a function that makes a GeneralMetaOptimize: (loss, params)", takes(2))
+)
 Loss = Callable[..., Tensor]
 Params = Mapping[str, Tensor]
 FORMS = {"additive": "identity", "multiplicative": "exp"}
@@ -41,7 +45,7 @@ def idbd(
         options: further arguments of ``GeneralMetaOptimize``.
     """
     own: dict[str, Any] = {"blocks": "weight", "approximation": "L", "hessian": "diagonal"}
-    own |= {"rectify": True, "meta_first": True}
+    own |= {"gamma": 1.0, "rectify": True, "meta_first": True}
     return GeneralMetaOptimize(
         loss, params, "sgd", "sgd", alpha0=alpha0, eta=theta, **own | options
     )
@@ -66,7 +70,7 @@ def xu(
         options: further arguments of ``GeneralMetaOptimize``.
     """
     own: dict[str, Any] = {"blocks": "weight", "approximation": "L", "hessian": "exact"}
-    own |= {"meta_first": True}
+    own |= {"gamma": 1.0, "meta_first": True}
     return GeneralMetaOptimize(loss, params, "sgd", "sgd", alpha0=alpha0, eta=eta, **own | options)
 
 
@@ -126,7 +130,7 @@ def scalar_sgd(
     params: Params,
     alpha0: float = 1e-3,
     eta: float = 1e-3,
-    gamma: float = 1.0,
+    gamma: float = GAMMA,
     **options: Any,
 ) -> GeneralMetaOptimize:
     """Algorithm 2 of the paper: SGD with one step size, moved by SGD, ``2x2``, exact Hessian.

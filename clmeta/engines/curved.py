@@ -1,6 +1,6 @@
 """Hessian-aware traces in ordinary training: second derivatives of a graph that was kept.
 
-The ``L`` approximation with a condensed trace (equations.md, section 3; Sec. 5 and 6 of the
+The ``L`` approximation with a condensed trace (docs/method.md; Sec. 5 and 6 of the
 paper). One vector h per weight is carried forward through the base update, and so is one tangent
 per number of base state, X~::
 
@@ -14,23 +14,30 @@ block's beta does to another block's weights is credited to the block of the wei
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from clmeta.engines.masked import MaskedPath
+from clmeta.engines.eager import Eager, Piece, Values
+from clmeta.engines.gradient import Gradient
+from clmeta.engines.learners import Learners
 from clmeta.errors import bad, require
 from clmeta.ground import ops
-from clmeta.ground.checks import HESSIANS
+from clmeta.ground.checks import HESSIANS, number, one_of, whole
 from clmeta.ground.forward import quiet_first_use
 from clmeta.rules import Rule
 
-if TYPE_CHECKING:
-    from clmeta.optim.optimizer import MetaOptimize
-
-TANGENT = "d_"
+UNIT = "must lie in [0, 1)"
+TANGENT, CURVATURE = "d_", "curvature"
+#: What torch says where a function can be differentiated once only.
+NO_SECOND = "is not implemented"
+MATH = (
+    "for attention, run the network under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), for "
+    "recurrent layers under torch.backends.cudnn.flags(enabled=False); or pass hessian='free'"
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,12 @@ class Hessian:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.kind in HESSIANS, "hessian", self.kind, f"must be one of {HESSIANS}")
-        require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "must lie in [0, 1)")
+        one_of("hessian", self.kind, HESSIANS)
+        require(0 <= number("smoothing", self.smoothing) < 1, "smoothing", self.smoothing, UNIT)
+        for name in ("low", "high"):
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name))
+        whole("seed", self.seed, least=0)
         empty = self.low is not None and self.high is not None and self.low > self.high
         require(not empty, "low", self.low, f"must not exceed high={self.high}")
         plain = self.smoothing == 0 and self.low is None and self.high is None
@@ -64,14 +75,13 @@ class Hessian:
             bad("hessian", self.kind, "smoothing and clipping are for the diagonal; leave them out")
 
 
-class CurvedPath(MaskedPath):
+class Curved(Eager):
     """Steps of all blocks with curvature; gradients must come with their graph."""
 
-    remade = ("_dg", "_averages")
+    needs_graph = True
+    uncut = True
 
-    def __init__(
-        self, optimizer: MetaOptimize, rule: Rule, granularity: str | None, hessian: Hessian
-    ) -> None:
+    def __init__(self, rule: Rule, hessian: Hessian, device: torch.device) -> None:
         if not rule.differentiable:
             bad(
                 "base",
@@ -80,84 +90,102 @@ class CurvedPath(MaskedPath):
                 "hessian='free'; use that, or a differentiable rule",
             )
         quiet_first_use()
-        super().__init__(optimizer, rule, granularity)
+        super().__init__()
         self.hessian = hessian
-        self.noise = torch.Generator(optimizer.sizes.beta.device).manual_seed(hessian.seed)
-        self._dg: dict[Tensor, Tensor] = {}
-        self._averages: dict[Tensor, dict[str, Tensor]] = {}
+        self.noise = torch.Generator(device).manual_seed(hessian.seed)
+        smoothed = (CURVATURE,) if hessian.smoothing else ()
+        self.state_names = (*(TANGENT + name for name in rule.slots), *smoothed)
+        self._dg: list[Tensor] = []
+        self._averages: list[dict[str, Tensor]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_dg": [], "_averages": []}
 
     def saved(self) -> dict[str, Any]:
         """Where the random signs stand."""
         return {"noise": self.noise.get_state()}
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def check(self, saved: Mapping[str, Any]) -> None:
+        """Raise BadArgument unless it holds where random signs stand."""
+        try:
+            torch.Generator(self.noise.device).set_state(saved["noise"].cpu())
+        except (KeyError, AttributeError, TypeError, RuntimeError):
+            bad("state_dict 'noise'", saved.get("noise"), "is no state of a random generator")
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
         """Go on with the random signs."""
         self.noise.set_state(saved["noise"].cpu())
 
-    def _prepare(self, active: list[Any], z: Tensor) -> None:
+    def prepare(self, s: Learners, grads: Sequence[Gradient]) -> None:
         """Change of every gradient along gamma h; marks z of blocks where it is not finite."""
-        members = [(p, s, group) for _, group, block in active for p, _, s in block]
-        params, grads = [p for p, *_ in members], [p.grad for p, *_ in members]
-        if not any(g is not None and g.requires_grad for g in grads):
+        if s.shards is not None:
+            mend = "sharded weights have no second derivatives here; pass hessian='free'"
+            bad("hessian", self.hessian.kind, mend)
+        pairs = [(g, p) for g, p in zip(grads, s.leaves, strict=True) if isinstance(g, Tensor)]
+        if not any(g.requires_grad for g, _ in pairs):
             bad(
                 "hessian",
                 self.hessian.kind,
                 "the gradients have no graph; call loss.backward(create_graph=True)",
             )
         diagonal = self.hessian.kind == "diagonal"
-        if diagonal:
-            along = [self._signs(p) for p in params]
-        else:
-            along = [(group["gamma"] * s["h"]).to(p.dtype) for p, s, group in members]
-        kept = [
-            (g, v) for g, v in zip(grads, along, strict=True) if g is not None and g.requires_grad
-        ]
-        with torch.enable_grad():
-            products = torch.autograd.grad(
-                [g for g, _ in kept],
-                params,
-                grad_outputs=[v for _, v in kept],
-                allow_unused=True,
-            )
-        self._dg, self._averages = {}, {}
-        for (p, s, group), v, product in zip(members, along, products, strict=True):
-            dg = torch.zeros_like(s["h"]) if product is None else product.detach().to(s["h"].dtype)
+        gamma = s.numbers.gamma.gather(1, s.block)[0]
+        along = []
+        for i, p in enumerate(s.leaves):
+            h = s.h[i][0]
+            along.append(self._signs(p) if diagonal else (gamma[i].to(h) * h).to(p.dtype))
+        kept = [(g, v) for (g, _), v in zip(pairs, along, strict=True) if g.requires_grad]
+        products = self._products(list(s.leaves), kept)
+        self._dg, self._averages = [], []
+        for i, (v, product) in enumerate(zip(along, products, strict=True)):
+            h = s.h[i][0]
+            averages: dict[str, Tensor] = {}
+            dg = torch.zeros_like(h) if product is None else product.detach().to(h.dtype)
             if diagonal:
-                dg = self._smoothed(p, s, v * dg) * group["gamma"] * s["h"]
-            self._dg[p] = dg
-        for i, _, block in active:
-            for p, _, _ in block:
-                z[i] += (self._dg[p].sum() * 0).to(z)
+                sample, averages = self._smoothed(s, i, v * dg)
+                dg = sample * gamma[i].to(h) * h
+            self._dg.append(dg)
+            self._averages.append(averages)
+            s.sizes.z[0, s.block[0, i]] += (dg.sum() * 0).to(s.sizes.z)
+
+    def _products(
+        self, params: list[Tensor], kept: list[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor | None, ...]:
+        """The Hessian of the loss times what stands with each gradient."""
+        grads, along = zip(*kept, strict=True)
+        try:
+            with torch.enable_grad():
+                return torch.autograd.grad(grads, params, grad_outputs=along, allow_unused=True)
+        except RuntimeError as error:
+            said = str(error).strip().splitlines()[0]
+            if NO_SECOND not in said:
+                raise
+            bad("hessian", self.hessian.kind, f"{said.rstrip('.')}; {MATH}")
 
     def _signs(self, p: Tensor) -> Tensor:
         bits = torch.randint(0, 2, p.shape, generator=self.noise, device=p.device)
         return (2 * bits - 1).to(p.dtype)
 
-    def _smoothed(self, p: Tensor, state: dict[str, Any], sample: Tensor) -> Tensor:
-        """Diagonal after smoothing and clipping; the average moves on with the step."""
+    def _smoothed(self, s: Learners, i: int, sample: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Diagonal after smoothing and clipping, and the average, which moves on with the step."""
         decay = self.hessian.smoothing
+        averages: dict[str, Tensor] = {}
         if decay:
-            old = state.setdefault("curvature", torch.zeros_like(sample))
-            average = ops.ema(old, sample, decay)
-            self._averages[p] = {"curvature": average}
-            sample = average / ops.bias(decay, state["step"] + 1)
+            average = ops.ema(s.slots[CURVATURE][i][0], sample, decay)
+            averages = {CURVATURE: average}
+            sample = average / ops.bias(decay, (s.steps[i][0] + 1).to(sample.dtype))
         if self.hessian.low is not None or self.hessian.high is not None:
             sample = torch.clamp(sample, self.hessian.low, self.hessian.high)
-        return sample
+        return sample, averages
 
-    def _direction(
-        self, p: Tensor, g: Tensor, state: dict[str, Any], gamma: float
+    def direction(
+        self, rule: Rule, piece: Piece, g: Tensor, v: Values
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Direction and next state with their tangents along (dg, gamma X~)."""
-        slots = self.rule.slots
-        old = {name: state[name] for name in slots}
-        tangents = {
-            name: gamma * state.setdefault(TANGENT + name, torch.zeros_like(state[name]))
-            for name in slots
-        }
-        t = state["step"] + 1
+        old = {name: piece.slots[name] for name in rule.slots}
+        tangents = {name: v.gamma * piece.slots[TANGENT + name] for name in old}
         (u, new), (du, dnew) = torch.func.jvp(  # type: ignore[misc]
-            lambda g, s: self.rule.update(g, s, t), (g.detach(), old), (self._dg[p], tangents)
+            lambda g, s: rule.update(g, s, v.t), (g.detach(), old), (self._dg[piece.i], tangents)
         )
         moved = {TANGENT + name: x for name, x in dnew.items()}
-        return u, {**new, **moved, **self._averages.get(p, {})}, du
+        return u, {**new, **moved, **self._averages[piece.i]}, du

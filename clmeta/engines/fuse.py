@@ -50,7 +50,7 @@ class Fused:
     ) -> None:
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        examples = [x.detach().clone() for x in (*scalars, *arrays)]
+        examples = [_example(x.detach()) for x in (*scalars, *arrays)]
         self._count = len(scalars)
         try:
             with quietly(), torch.no_grad():
@@ -67,6 +67,14 @@ class Fused:
     def __call__(self, scalars: Sequence[Tensor], arrays: Sequence[Tensor]) -> list[Tensor]:
         """What ``function`` returns."""
         return self._second(*scalars, *arrays, *self._first(*scalars))
+
+
+def _example(x: Tensor) -> Tensor:
+    """A copy with the same strides; without its numbers, which do not matter, where it has gaps."""
+    copy = x.clone()
+    if copy.stride() == x.stride():
+        return copy
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
 
 
 def _compile(program: fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:

@@ -1,51 +1,107 @@
-"""The CPU path by small C programs made from the rules' own formulas; all else goes by lists.
-
-Falls back to `ListPath`, step by step, where a rule is not a formula, there is no C compiler, or
-weights and gradients are not dense arrays of float32 or float64 laid out alike.
-"""
+"""Steps on the CPU by C programs made from rules' formulas, each array read and written once."""
 
 from __future__ import annotations
 
+import functools
 import logging
-import math
-import operator
-from array import array
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from clmeta.engines.lists import ListPath, Slot, _safe
-from clmeta.native.c_source import C_TYPES
-from clmeta.native.cc import CannotBuild
-from clmeta.native.expression import CannotTrace
-from clmeta.native.kernels import MetaMove, Moves, sum_products
-from clmeta.native.table import Table, address, in_threads
-from clmeta.rules import Rule
-
-if TYPE_CHECKING:
-    from clmeta.optim.optimizer import MetaOptimize
-
-
-def program_of(build: Callable[..., Any], rule: Rule, *args: Any) -> Any:
-    """A compiled program, or None where there is none."""
-    try:
-        return build(rule, *args)
-    except (CannotTrace, CannotBuild) as reason:
-        text = "no native step for %s, which takes the slower way: %s"
-        logging.getLogger("clmeta").info(text, rule, reason)
-        return None
+from clmeta.engines.eager import Eager
+from clmeta.engines.gradient import Gradient
+from clmeta.engines.job import Job
+from clmeta.engines.learners import Engine, Learners, Numbers, fresh_learners
+from clmeta.native import cc
+from clmeta.native.program import MetaProgram, StepProgram
+from clmeta.native.template import C_TYPES
+from clmeta.native.trace import CannotTrace
+from clmeta.rules import SGD, Rule
 
 
-def is_native(rule: Rule, dtype: torch.dtype, adaptive: bool) -> bool:
-    """Whether there is a C program for a base rule on weights of this dtype."""
-    return dtype in C_TYPES and program_of(Moves, rule, dtype, adaptive) is not None
+class Native(Engine):
+    """Steps of all blocks by one program; learner after learner, while a trace is in the cache."""
+
+    def __init__(self) -> None:
+        self._job: Job | None = None
+        self._of: Learners | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_job": None, "_of": None}
+
+    def step(self, learners: Learners, grads: Sequence[Gradient]) -> bool:
+        """One update of all learners; False, with ``why_not``, where there is no program."""
+        if self._of is not learners:
+            self._of, self._job = learners, None
+            found = programs_for(learners)
+            self.why_not = found if isinstance(found, str) else None
+            if not isinstance(found, str):
+                self._job = Job(learners, *found)
+        if self._job is None:
+            return False
+        self._job.step(grads)
+        return True
 
 
-def layout(x: Tensor) -> tuple[Any, ...]:
-    """What tells whether a tensor's numbers are where, what and in the order that they were."""
-    return x.data_ptr(), x.dtype, x.numel(), x.stride()
+def why_not_native(
+    base: Rule,
+    meta: Rule | None,
+    granularity: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> str | None:
+    """Why there is no program for some rules; None where there is one."""
+    if device.type != "cpu":
+        return f"weights on {device}, and C programs step those on the CPU"
+    fine = meta if granularity else None
+    found = _found(StepProgram, base, fine, meta is not None, granularity, dtype)
+    return found if isinstance(found, str) else None
+
+
+def programs_for(s: Learners) -> tuple[StepProgram, MetaProgram | None] | str:
+    """The programs for learners' rules, where their arrays are such as they read; or why not."""
+    reason = _unlike(s)
+    if reason:
+        return reason
+    dtype, fine, traced = s.w[0].dtype, bool(s.fine), bool(s.h)
+    meta = s.meta if fine else None
+    step = _found(StepProgram, s.base, meta, traced, s.granularity, dtype)
+    if isinstance(step, str) or fine or s.meta is None:
+        return step if isinstance(step, str) else (step, None)
+    above = _found(MetaProgram, s.meta, dtype)
+    plain = all(
+        x.dtype == dtype and x.shape == s.sizes.beta.shape and x.is_contiguous()
+        for x in s.sizes.state.values()
+    )
+    return step, above if plain and isinstance(above, MetaProgram) else None
+
+
+def _unlike(s: Learners) -> str | None:
+    """What about some learners' arrays is not as the programs read it."""
+    first = s.w[0]
+    if s.shards is not None:
+        return "weights are sharded over processes"
+    if first.dtype not in C_TYPES or s.sizes.beta.dtype != first.dtype:
+        return f"weights of {first.dtype}"
+    for i, w in enumerate(s.w):
+        alike = [w, *(xs[i] for xs in s.slots.values()), *s.h[i : i + 1]]
+        units = list(s.fine[i].values()) if s.fine else []
+        if not all(is_plain(x) and x.dtype == first.dtype for x in (*alike, *units)):
+            return "weights or state that are no arrays of one type on the CPU"
+        in_order = bool(units) or len(s) > 1
+        # A copy keeps the order of dimensions, but no gaps.
+        dense = w.is_contiguous() if in_order else torch.empty_like(w).stride() == w.stride()
+        if not dense or any((x.shape, x.stride()) != (w.shape, w.stride()) for x in alike):
+            return "weights or state with gaps, or in another order"
+        if units:
+            shape = units[0].shape
+            whole = shape == w.shape or all(n == 1 for n in shape[2:])
+            alike_units = all(x.is_contiguous() and x.shape == shape for x in units)
+            if not whole or not alike_units:
+                return "units whose weights are not stored one after the other"
+    return None
 
 
 def is_plain(x: Tensor) -> bool:
@@ -54,183 +110,76 @@ def is_plain(x: Tensor) -> bool:
     return kind and x.is_cpu and x.layout is torch.strided and not x.is_neg()
 
 
-class Rows:
-    """The table of all parameters that have gradients.
+def _found(kind: type[Any], *key: Any) -> Any:
+    """A program that was compared with its rules, in this process once for all; or why not."""
+    maker: Any = kind
+    try:
+        return _build(maker, key, tuple(cc.compiler() or ()))
+    except TypeError:  # a rule that can't be hashed
+        return "its attributes may change"
 
-    Args:
-        slots: one per parameter.
-        owners: the index of each one's block.
-        moves: the base rule's programs, if there are any.
 
-    Attributes:
-        fits: whether the programs can be used.
+@functools.cache
+def _build(kind: type[Any], key: tuple[Any, ...], compiler: tuple[str, ...]) -> Any:
+    try:
+        if kind is MetaProgram:
+            rule, dtype = key
+            made = MetaProgram(rule, dtype)
+            compare(StepProgram(SGD(), None, True, False, dtype), made, SGD(), rule, None, dtype)
+            return made
+        base, meta, traced, granularity, dtype = key
+        step = StepProgram(base, meta, traced, granularity is not None, dtype)
+        compare(step, None, base, meta or (SGD() if traced else None), granularity, dtype)
+    except (CannotTrace, cc.CannotBuild) as reason:
+        text = "no native step for %s, which takes the slower way: %s"
+        logging.getLogger("clmeta").info(text, key[0], reason)
+        return str(reason)
+    return step
+
+
+def compare(
+    step: StepProgram,
+    above: MetaProgram | None,
+    base: Rule,
+    meta: Rule | None,
+    granularity: str | None,
+    dtype: torch.dtype,
+) -> None:
+    """Step two small learners by programs and by the rules, which may do more than was traced.
+
+    Raises:
+        CannotTrace: if they differ after one of twelve updates.
     """
-
-    def __init__(self, slots: list[Slot], owners: list[int], moves: Moves | None) -> None:
-        self.slots, self.owners = slots, owners
-        self.params = [slot.p for slot in slots]
-        self.layouts = self._layouts()
-        self.dtype = self.params[0].dtype
-        self.strides = [p.stride() for p in self.params]
-        self.fits = moves is not None and all(self._alike(slot) for slot in slots)
-        if moves is None or not self.fits:
-            return
-        self.moves = moves
-        self.table = Table([p.numel() for p in self.params], moves.names)
-        self.table.put("w", [p.data_ptr() for p in self.params])
-        for name in slots[0].names:
-            self.table.put(name, [slot.state[name].data_ptr() for slot in slots])
-
-    def _layouts(self) -> list[Any]:
-        # Storage can move under a tensor, as when it is shared with another process.
-        states = [x.data_ptr() for slot in self.slots for x in slot.tensors]
-        return [*map(layout, self.params), *states]
-
-    def valid(self, params: list[Tensor], owners: list[int], states: dict[Tensor, Any]) -> bool:
-        """Whether these are the parameters, blocks and state, and all arrays where they were."""
-        if owners != self.owners or not all(map(operator.is_, params, self.params)):
-            return False
-        for slot in self.slots:
-            state = states.get(slot.p)
-            if state is not slot.state:
-                return False
-            if not all(map(operator.is_, map(state.get, slot.names), slot.tensors)):
-                return False
-        return self.layouts == self._layouts()
-
-    def _alike(self, slot: Slot) -> bool:
-        """Whether a parameter and its state are one dense array each, in one order."""
-        p = slot.p
-        dense = p.is_contiguous() or p.is_contiguous(memory_format=torch.channels_last)
-        mine = (self.dtype, p.shape, p.stride())
-        return dense and all(
-            is_plain(x) and (x.dtype, x.shape, x.stride()) == mine for x in (p, *slot.tensors)
+    make = torch.Generator().manual_seed(0)
+    shapes = [(2, 7, 9), (2, 5)]
+    # alpha starts at 1 and weights at 0, so that an error of u or beta is not small beside them.
+    values = (torch.full((2, 2), x, dtype=torch.float64) for x in (0.1, 0.9, 0.1, -2.0, 2.0))
+    numbers, block = Numbers(*values), torch.tensor([[0, 1], [1, 0]])
+    by_program, by_rule = (
+        fresh_learners(
+            base,
+            meta,
+            granularity,
+            [torch.zeros(shape, dtype=dtype) for shape in shapes],
+            torch.zeros(2, 2, dtype=dtype),
+            block,
+            numbers,
         )
-
-    def takes(self, grads: list[Tensor]) -> bool:
-        """Whether the gradients are laid out like their parameters; notes their addresses."""
-        if not self.fits:
-            return False
-        for g, stride in zip(grads, self.strides, strict=True):
-            plain = type(g) is Tensor and g.layout is torch.strided and not g.is_neg()
-            if not plain or g.dtype is not self.dtype or g.stride() != stride:
-                return False
-        self.table.put("g", [g.data_ptr() for g in grads])
-        return True
-
-
-class NativePath(ListPath):
-    """Steps of all blocks on the CPU, each array read and written once (equations.md, sec. 4)."""
-
-    remade: tuple[str, ...] = (*ListPath.remade, "tables", "programs")
-
-    def __init__(self, optimizer: MetaOptimize, rule: Rule) -> None:
-        super().__init__(optimizer, rule)
-        self.tables: dict[str, Rows] = {}
-        self.programs: dict[Any, Any] = {}
-
-    def _program(self, build: Any, rule: Rule, *args: Any) -> Any:
-        key = (build, *args)
-        if key not in self.programs:
-            self.programs[key] = program_of(build, rule, *args)
-        return self.programs[key]
-
-    def _rows(self, params: list[Tensor], owners: list[int]) -> Rows:
-        rows = self.tables.get("now")
-        if rows is None or not rows.valid(params, owners, self.optimizer.state):
-            adaptive = self.optimizer.sizes.rule is not None
-            names = (*self.rule.slots, "h") if adaptive else self.rule.slots
-            slots = [self._slot(p, names) for p in params]
-            dtype = params[0].dtype
-            moves = None
-            if dtype in C_TYPES:
-                moves = self._program(Moves, self.rule, dtype, adaptive)
-            rows = self.tables["now"] = Rows(slots, owners, moves)
-        return rows
-
-    def step(self) -> None:
-        """One update of every block with a gradient."""
-        sizes = self.optimizer.sizes
-        adaptive = sizes.rule is not None
-        params, owners, grads = [], [], []
-        for i, group in enumerate(self.optimizer.param_groups):
-            for p in group["params"]:
-                g = p.grad
-                if g is not None:
-                    params.append(p)
-                    owners.append(i)
-                    grads.append(g)
-        if not grads:
-            return
-        rows = self._rows(params, owners)
-        if not rows.takes(grads):
-            super().step()
-            return
-        z = self._products(rows, adaptive)
-        if not all(map(math.isfinite, z)):
-            sizes.note_withheld(torch.tensor(z, dtype=sizes.beta.dtype), torch.tensor(True))
-            return
-        self._move_all(rows)
-        self.blocks.clear()  # the lists' batches, made for other counts of updates
-        if adaptive:
-            self._meta(z, owners)
-
-    def _products(self, rows: Rows, adaptive: bool) -> list[float]:
-        """z = <h, g> by block; with fixed step sizes, 0 where all of g is finite."""
-        table = rows.table
-        sum_products(rows.moves.product, table, traced=adaptive)
-        parts: list[list[float]] = [[] for _ in self.optimizer.param_groups]
-        start = 0
-        for owner, end in zip(rows.owners, table.ends, strict=True):
-            parts[owner].extend(table.sums[start:end])
-            start = end
-        return [math.fsum(_safe(part)) for part in parts]
-
-    def _move_all(self, rows: Rows) -> None:
-        """dw = -alpha (u + kappa w); w <- w + dw; h <- gamma (1 - alpha kappa) h + dw."""
-        table = rows.table
-        alphas = self.optimizer.sizes.alpha.tolist()
-        shrinks, decays = [], []
-        for alpha, group in zip(alphas, self.optimizer.param_groups, strict=True):
-            shrink = alpha * group["weight_decay"]
-            shrinks.append(shrink)
-            decays.append(group["gamma"] * (1 - shrink))
-        numbers = array("d")
-        for slot in rows.slots:
-            slot.state["step"] += 1
-            numbers.append(slot.state["step"])
-        for values in (alphas, shrinks, decays):
-            numbers.extend([values[owner] for owner in rows.owners])
-        in_threads(
-            rows.moves.move,
-            len(table.sums),
-            table.total,
-            address(table.pieces),
-            table.address("g"),
-            table.count,
-            None,
-            address(table.widths),
-            address(numbers),
-            address(rows.moves.constants),
-        )
-        # Autograd must learn that weights changed, or it would use them in an older graph.
-        for p in rows.params:
-            torch.autograd.graph.increment_version(p)
-
-    def _meta(self, z: list[float], owners: list[int]) -> None:
-        sizes, groups = self.optimizer.sizes, self.optimizer.param_groups
-        assert sizes.rule is not None
-        program = self._program(MetaMove, sizes.rule, sizes.beta.dtype)
-        if program is None or not program.takes(sizes.beta, sizes.state):
-            self.meta_update(torch.tensor(z, dtype=sizes.beta.dtype), sorted(set(owners)))
-            return
-        low, high = self.optimizer.beta_bounds(groups[0])
-        active = bytearray(len(groups))
-        for owner in owners:
-            active[owner] = 1
-        etas = [group["eta"] for group in groups]
-        lows, highs = [-math.inf if low is None else low], [high]
-        held: list[array[Any]] = [array("b", active)]  # alive during the call
-        held += [array("d", x) for x in (z, etas, lows * len(groups), highs * len(groups))]
-        program([*map(address, held)], sizes.beta, sizes.t, sizes.state)
-        torch.exp(sizes.beta, out=sizes.alpha)
+        for _ in range(2)
+    )
+    reason = _unlike(by_program)
+    if reason:
+        raise CannotTrace(f"init does not give one number a weight for each slot: {reason}")
+    job, eager = Job(by_program, step, above), Eager()
+    eager.uncut = True  # one by one, so that the base rule is given counts as Python's numbers
+    rtol = 1e-3 if dtype == torch.float32 else 1e-8
+    for t in range(1, 13):
+        grads = [0.2 * torch.randn(shape, generator=make, dtype=dtype) for shape in shapes]
+        try:
+            eager.step(by_rule, [g.clone() for g in grads])
+        except Exception as error:  # whatever a rule's own code raises
+            raise CannotTrace(f"{type(error).__name__}: {error}") from error
+        job.step(grads)
+        for a, b in zip(by_program.tensors(), by_rule.tensors(), strict=True):
+            if not torch.allclose(a, b, rtol=rtol, atol=1e-2 * rtol, equal_nan=True):
+                raise CannotTrace(f"does at update {t} what its formula does not")

@@ -1,5 +1,7 @@
 """Algorithm 1 in full: the general engine and all its approximations."""
 
+from clmeta.general.checks import APPROXIMATIONS, HESSIANS
 from clmeta.general.engine import GeneralMetaOptimize
+from clmeta.general.functional import functional_loss
 
-__all__ = ["GeneralMetaOptimize"]
+__all__ = ["APPROXIMATIONS", "HESSIANS", "GeneralMetaOptimize", "functional_loss"]

@@ -11,6 +11,7 @@ from clmeta.errors import NonFiniteError, bad, require
 from clmeta.general.curvature import Linearised
 from clmeta.general.meta_parameters import direction_depends_on_gradient
 from clmeta.ground.forward import along, leaves
+from clmeta.ground.trial import check_rule
 from clmeta.rules import Rule
 
 APPROXIMATIONS = ("full", "2x2", "L")
@@ -56,7 +57,7 @@ def check_mode(
         bad("diagonal_samples", diagonal_samples, "only hessian='diagonal' estimates a diagonal")
 
 
-def check_rule(rule: Rule, argument: str, like: Tensor, needs_gradient: bool) -> None:
+def check_jvp(rule: Rule, argument: str, like: Tensor, needs_gradient: bool) -> None:
     """Raise BadArgument unless a rule's update can be differentiated where the engine does so.
 
     Args:
@@ -71,6 +72,7 @@ def check_rule(rule: Rule, argument: str, like: Tensor, needs_gradient: bool) ->
             bad(
                 argument, rule, f"{name}'s state {slot!r} must be of floating point; t counts steps"
             )
+    check_rule(rule, like, argument, t=1)
     g = torch.ones_like(like)
 
     def update(g: Tensor) -> tuple:
@@ -78,7 +80,7 @@ def check_rule(rule: Rule, argument: str, like: Tensor, needs_gradient: bool) ->
         return u, dict(state)
 
     try:
-        (u, _), _ = along(update, (g,), (torch.stack([g, g]),))
+        along(update, (g,), (torch.stack([g, g]),))
         flat = needs_gradient and rule.differentiable and not direction_depends_on_gradient(rule)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -88,9 +90,6 @@ def check_rule(rule: Rule, argument: str, like: Tensor, needs_gradient: bool) ->
             f"torch cannot differentiate {name}.update ({reason}); write it in pure tensor "
             "operations, or use clmeta.MetaOptimize, which never differentiates a rule",
         )
-    shape = tuple(u.shape)
-    mend = f"{name}'s direction has shape {shape} for a gradient of shape {tuple(g.shape)}"
-    require(shape == tuple(g.shape), argument, rule, mend)
     if flat:
         bad(
             argument,

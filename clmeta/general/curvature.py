@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clmeta.errors import bad
 from clmeta.ground.forward import Tree, each, leaves, tree_map
@@ -33,7 +34,8 @@ def hessian_products(
     the Hessian is symmetric, so that this is the forward product too. It needs less time than
     forward over reverse mode, and torch knows it for more functions.
     """
-    out = vjp(lambda p: gradient(loss, p, batch), params)
+    with sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have one derivative only
+        out = vjp(lambda p: gradient(loss, p, batch), params)
     (g, value), backward = out[0], out[1]
 
     def one(tangent: Params) -> tuple[Tree, Params]:
@@ -102,7 +104,7 @@ class Curvature:
 
     Args:
         loss: ``loss(params, *batch)``, a scalar.
-        hessian: ``"exact"``, ``"diagonal"`` or ``"free"``; see equations.md, section 3.
+        hessian: ``"exact"``, ``"diagonal"`` or ``"free"``; see Sec. 6 of the paper.
         samples: random vectors for the diagonal; None for the exact one.
         chunk: tangents handled at once; None for all.
     """

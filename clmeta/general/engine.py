@@ -11,26 +11,26 @@ from torch import Tensor, nn
 from clmeta.blocks import Blocks
 from clmeta.errors import require
 from clmeta.general import state as saved
-from clmeta.general.checks import APPROXIMATIONS, HESSIANS, check_mode, check_rule, require_finite
+from clmeta.general.checks import check_jvp, check_mode, require_finite
 from clmeta.general.curvature import Curvature, Params
-from clmeta.general.functional import copy_into, functional_loss
+from clmeta.general.functional import copy_into
 from clmeta.general.layout import Layout, check_params
-from clmeta.general.memory import available_bytes, kept_numbers, peak_numbers, require_fit, sizes
+from clmeta.general.memory import kept_numbers, peak_numbers, require_fit, sizes
 from clmeta.general.meta_parameters import Learn, parse_learn
 from clmeta.general.setup import meta_vectors
 from clmeta.general.step_map import StepMap
-from clmeta.ground.checks import DISCOUNT
+from clmeta.ground.checks import DISCOUNT, GAMMA, count_or_none
 from clmeta.ground.forward import quiet_first_use, scale, tree_map, zeros
+from clmeta.ground.machine import available_bytes
+from clmeta.ground.seeds import check_seed
 from clmeta.rules import SGD, Rule, as_rule
-
-__all__ = ["APPROXIMATIONS", "HESSIANS", "GeneralMetaOptimize", "functional_loss"]
 
 
 class GeneralMetaOptimize:
     """Algorithm 1 of the paper and its approximations, by one forward-mode product a step.
 
     With x the weights and base state, y = (beta, meta state), h = vec(H) and
-    T(y, x, h) the step of the whole system (Sec. 4, eqs. 9-14; equations.md, section 3)::
+    T(y, x, h) the step of the whole system (Sec. 4, eqs. 9-14; docs/method.md)::
 
         (dY, dX, dQ) = JVP of T along the tangents (Y, gamma X, gamma Q)
         X <- dX;  Y <- gamma dY + (1 - gamma) E;  Q <- dQ
@@ -66,7 +66,7 @@ class GeneralMetaOptimize:
             ``"node"``, ``"weight"``, or a mapping from block to parameter-name prefixes.
         alpha0: first step size, or one per block by name.
         eta: meta step size, or one per learned kind by name.
-        gamma: discount in [0, 1], per step.
+        gamma: discount in [0, 1], per step; 1 for stationary problems.
         weight_decay: decoupled weight decay kappa.
         approximation, hessian: the mode, see above.
         learn: learned kinds: ``"alpha"``, ``"weight_decay"`` and fields of the base rule
@@ -103,7 +103,7 @@ class GeneralMetaOptimize:
         blocks: Blocks = "scalar",
         alpha0: float | Mapping[str, float] = 1e-4,
         eta: float | Mapping[str, float] = 1e-3,
-        gamma: float = 1.0,
+        gamma: float = GAMMA,
         weight_decay: float = 0.0,
         approximation: str = "L",
         hessian: str = "exact",
@@ -123,16 +123,17 @@ class GeneralMetaOptimize:
         require(callable(loss), "loss", loss, "pass a function loss(params, *batch) -> scalar")
         require(0 <= gamma <= 1, "gamma", gamma, DISCOUNT)
         require(weight_decay >= 0, "weight_decay", weight_decay, "must not be negative")
-        require(chunk is None or chunk >= 1, "chunk", chunk, "handle at least one tangent at once")
-        self._x: Any = (check_params(params), {})
-        first = next(iter(self.params.values()))
-        self._layout = Layout(self.params, blocks)
+        chunk = count_or_none("chunk", chunk)
+        diagonal_samples = count_or_none("diagonal_samples", diagonal_samples)
+        checked = check_params(params)
+        first = next(iter(checked.values()))
+        self._layout = Layout(checked, blocks)
         base = as_rule(base, "base")
         fixed_meta = isinstance(meta, str) and meta == "none"
         meta_rule = SGD() if fixed_meta else as_rule(meta, "meta")
         maps = parse_learn(learn, base)
         check_mode(approximation, hessian, condensed, rectify, meta_first, diagonal_samples)
-        check_rule(base, "base", first, needs_gradient=hessian != "free")
+        check_jvp(base, "base", first, needs_gradient=hessian != "free")
         if condensed is None:
             condensed = approximation == "L" and (hessian != "exact" or self._layout.size == 1)
         self.approximation, self.hessian, self.condensed = approximation, hessian, condensed
@@ -146,12 +147,12 @@ class GeneralMetaOptimize:
         if fixed_meta:
             etas = torch.zeros_like(beta)
         fixed: dict[str, Tensor | float] = {"alpha": alpha, "weight_decay": weight_decay}
-        self._map = StepMap(
+        #: The step and its parts as pure functions, and what they do with second derivatives.
+        self.map = StepMap(
             base, meta_rule, self._layout, maps, fixed, etas, low, high, condensed, chunk
         )
-        check_rule(meta_rule, "meta", beta, needs_gradient=approximation != "L" and not fixed_meta)
-        states = {name: base.init(p) for name, p in self.params.items()}
-        self._x = (self.params, states)
+        check_jvp(meta_rule, "meta", beta, needs_gradient=approximation != "L" and not fixed_meta)
+        self._x: Any = (checked, {name: base.init(p) for name, p in checked.items()})
         self._y: Any = {"beta": beta, "state": meta_rule.init(beta)}
         self._chunk, self._samples = chunk, diagonal_samples
         self._sizes = sizes(self._x, self._y, len(maps) if condensed else beta.numel())
@@ -159,11 +160,11 @@ class GeneralMetaOptimize:
         limit = available_bytes(first.device) if memory_limit is None else memory_limit
         require_fit(self.memory_bytes()["step"], limit, approximation, mend)
 
-        self._generator = torch.Generator(first.device).manual_seed(seed)
-        self._curvature = Curvature(loss, hessian, diagonal_samples, self._generator, chunk)
+        self._generator = torch.Generator(first.device).manual_seed(check_seed(seed))
+        self.curvature = Curvature(loss, hessian, diagonal_samples, self._generator, chunk)
         k, m = self._sizes["k"], self._sizes["m"]
         self._X: Any = zeros(self._x, k)
-        self._Y: Any = {"beta": self._map.identity(beta), "state": {}}
+        self._Y: Any = {"beta": self.map.identity(beta), "state": {}}
         if approximation != "L":
             self._Y["state"] = zeros(self._y["state"], k)
         self._Q: Any = zeros(self.params, k, m) if approximation == "full" else {}
@@ -197,21 +198,21 @@ class GeneralMetaOptimize:
         """
         t, gamma = self.t + 1, self.gamma
         dx = scale(self._X, gamma)
-        at = self._curvature.at(self.params, dx[0], batch)
+        at = self.curvature.at(self.params, dx[0], batch)
         h = self._X[0]
-        z = self._map.meta_gradient(h, at.g)
-        y = self._map.update_meta(self._y, z, t)
+        z = self.map.meta_gradient(h, at.g)
+        y = self.map.update_meta(self._y, z, t)
         beta = (y if self._meta_first else self._y)["beta"]
-        x, new_x = self._map.advance_base(self._x, beta, at, t, dx, self._Y["beta"], self._rectify)
+        x, new_x = self.map.advance_base(self._x, beta, at, t, dx, self._Y["beta"], self._rectify)
         new_y, new_q = self._Y, self._Q
         if self.approximation != "L":
             dh = scale(self._Q, gamma) if self.approximation == "full" else None
-            dy = self._map.advance_meta(self._y, h, at, t, self._Y, dh)
+            dy = self.map.advance_meta(self._y, h, at, t, self._Y, dh)
             new_y = scale(dy, gamma)
-            new_y["beta"] = new_y["beta"] + (1 - gamma) * self._map.identity(z)
+            new_y["beta"] = new_y["beta"] + (1 - gamma) * self.map.identity(z)
             if dh is not None:
                 tangents = (dx, self._Y["beta"], dh)
-                new_q = self._map.advance_trace(self._x, beta, h, at, t, gamma, tangents)
+                new_q = self.map.advance_trace(self._x, beta, h, at, t, gamma, tangents)
         require_finite(self.t, at, {"z": z, "x": x, "y": y, "X": new_x, "Y": new_y, "Q": new_q})
         self._x, self._y, self._X, self._Y, self._Q = x, y, new_x, new_y, new_q
         self.t, self.z = t, z
@@ -235,15 +236,15 @@ class GeneralMetaOptimize:
     @property
     def labels(self) -> list[str]:
         """(M,) names of the entries of beta, e.g. ``"alpha[head]"``."""
-        return [f"{kind}[{label}]" for kind in self._map.maps for label in self._layout.labels()]
+        return [f"{kind}[{label}]" for kind in self.map.maps for label in self._layout.labels()]
 
     def meta_parameters(self) -> dict[str, Tensor]:
         """Learned kind to its (B,) values, one per block, unit or weight."""
-        return self._map.values(self.beta)
+        return self.map.values(self.beta)
 
     def step_sizes(self) -> dict[str, float]:
         """Block to its step size; the geometric mean where a block has many."""
-        alpha = self.meta_parameters().get("alpha", self._map.fixed["alpha"])
+        alpha = self.meta_parameters().get("alpha", self.map.fixed["alpha"])
         means = {}
         for block, values in self._layout.by_block(torch.as_tensor(alpha)).items():
             one = values.numel() == 1

@@ -1,8 +1,8 @@
 """Which meta-parameters are learned, and the maps from beta to their valid ranges.
 
 The paper learns step sizes, alpha = exp(beta). Any number that enters the base update
-differentiably can be learned in the same way (equations.md, section 3; the paper's Sec. 9 leaves
-it open): momentum rho = sigmoid(beta), weight decay kappa = exp(beta), and so on.
+differentiably can be learned in the same way (docs/method.md; the paper's Sec. 9 leaves it
+open): momentum rho = sigmoid(beta), weight decay kappa = exp(beta), and so on.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from clmeta.errors import bad, require
+from clmeta.lookup import Wanted
 from clmeta.registry import Registry
 from clmeta.rules import Rule
 
@@ -48,7 +49,9 @@ class Map:
         return self.inverse(value)
 
 
-MAPS: Registry[Map] = Registry("map")
+MAPS: Registry[Map] = Registry(
+    "map", Wanted(f"a {Map.__module__}.Map", lambda found: isinstance(found, Map))
+)
 MAPS.register("exp", about="Positive values, changed by factors.")(
     Map(torch.exp, math.log, low=0.0)
 )

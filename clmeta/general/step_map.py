@@ -1,4 +1,4 @@
-"""The map T of one step of the whole system, written once for all modes (equations.md, sec. 3)."""
+"""The map T of one step of the whole system, written once for all modes (the paper's Sec. 4)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from clmeta.general.curvature import Linearised, Params
 from clmeta.general.layout import Layout
 from clmeta.general.meta_parameters import OF_THE_UPDATE, Map
 from clmeta.ground.forward import Tree, along, scale, tree_map
+from clmeta.native.trace import elementwise
 from clmeta.rules import Rule
 
 
@@ -81,8 +82,8 @@ class StepMap:
         fields = [kind for kind in self.maps if kind not in OF_THE_UPDATE]
         moved: Params = {}
         kept: dict[str, dict[str, Tensor]] = {name: {} for name in params}
-        # Rules of list operations are elementwise, so that one call can serve all tensors.
-        groups = [list(params)] if self.base.foreach else [[name] for name in params]
+        # Of a formula of each number, one call can serve all tensors.
+        groups = [list(params)] if elementwise(self.base) else [[name] for name in params]
         for names in groups:
             local = {kind: self._local(value, names, params) for kind, value in values.items()}
             rule = self.base
