@@ -15,8 +15,7 @@ from clmeta.analysis.accuracy import (
     final_accuracy,
     summary_table,
 )
-from clmeta.analysis.labels import method_labels
-from clmeta.analysis.load import block_names, find_runs, load_runs, melt_alphas
+from clmeta.analysis.load import block_names, load_runs, melt_alphas
 from clmeta.analysis.plots import (
     PLOTS,
     NothingToPlot,
@@ -36,6 +35,8 @@ from clmeta.analysis.switches import (
     response_table,
     switch_response,
 )
+from clmeta.ground.names import method_labels
+from clmeta.record.find import find_runs
 
 __all__ = [
     "PLOTS",

@@ -13,11 +13,16 @@ from torch import Tensor
 from clmeta.analysis.fidelity_cost import peak_bytes, seconds
 from clmeta.analysis.forward_view import forward_view
 from clmeta.errors import NonFiniteError, bad, require
-from clmeta.general.engine import GeneralMetaOptimize
+from clmeta.general import GeneralMetaOptimize
+from clmeta.ground.checks import listed, whole
+from clmeta.lookup import Wanted
 from clmeta.registry import Registry
 
 #: Name to the arguments of ``GeneralMetaOptimize`` that make this mode.
-MODES: Registry[dict[str, Any]] = Registry("mode")
+MODES: Registry[dict[str, Any]] = Registry(
+    "mode",
+    Wanted("a dict of GeneralMetaOptimize's arguments", lambda found: isinstance(found, dict)),
+)
 EXACT, FREE, FORWARD = "full/exact", "L/free", "forward/"
 
 MODES.register(EXACT, about="Algorithm 1: the reference.")(
@@ -102,8 +107,9 @@ class Fidelity:
         """
         require(against in self.z, "against", against, f"one of {', '.join(self.z)}")
         steps = len(self.loss)
-        require(1 <= sums <= steps, "sums", sums, f"the run has {steps} steps")
-        window = steps if window is None else window
+        sums = whole("sums", sums, least=1)
+        require(sums <= steps, "sums", sums, f"the run has {steps} steps")
+        window = steps if window is None else whole("window", window, least=1)
         require(sums <= window <= steps, "window", window, f"from sums={sums} to {steps} steps")
         summed = {name: _sum(z, sums) for name, z in self.z.items()}
         reference, rows, size = summed.pop(against), [], window // sums
@@ -171,8 +177,8 @@ def fidelity(
         NonFiniteError: if the driver's run diverges. Where another mode's meta-gradient does,
             its series is NaN from there on, and ``cost.failed_at`` says where.
     """
-    names = MODES.names() if modes is None else list(modes)
-    forward = (forward,) if isinstance(forward, str) else tuple(forward)
+    names = MODES.names() if modes is None else listed("modes", modes)
+    forward = listed("forward", forward)
     for key in ("approximation", "hessian", "condensed", "meta_first", "rectify"):
         if key in settings:
             bad(key, settings[key], "part of a mode, or not comparable along one run; see MODES")

@@ -1,4 +1,4 @@
-"""The forward view (equations.md, section 1, eq. 4) along a run that has been made.
+"""The forward view (the paper's Sec. 2, eq. 4) along a run that has been made.
 
 What a step size is *for* is ``F_t = (1 - gamma) sum_{tau > t} gamma^(tau-t-1) f_tau(w_tau)``, and
 d F_t / d beta_t is what the meta-gradients approximate. It needs the future, so no learner can use
@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.func import vjp
 
 from clmeta.errors import bad, require
+from clmeta.general import GeneralMetaOptimize
 from clmeta.general.curvature import gradient
-from clmeta.general.engine import GeneralMetaOptimize
+from clmeta.ground.checks import count_or_none, whole
 from clmeta.ground.forward import Tree, scale, tree_map
 
 META = ("frozen", "live")
@@ -77,8 +78,8 @@ def forward_view(
         bad("meta", meta, f"the run was made by {engine.approximation!r}; 'live' needs an 'L' run")
     steps = len(batches)
     require(len(states) == steps, "states", len(states), f"give one per batch, {steps}")
-    require(horizon is None or horizon >= 1, "horizon", horizon, "at least one step, or None")
-    require(block >= 1, "block", block, "at least one step")
+    horizon = count_or_none("horizon", horizon)
+    block = whole("block", block, least=1)
     if horizon is None:
         block, horizon = max(steps, 1), 0
     back = _live if meta == "live" else _frozen
@@ -122,18 +123,18 @@ def _frozen(engine: GeneralMetaOptimize, loss: Callable, saved: dict, batch: tup
 
     def step(s: Tree) -> tuple[Tree, Tree]:
         g, _ = gradient(loss, s["x"][0], batch)
-        return {"x": engine._map.move(s["x"], s["beta"], g, t), "beta": s["beta"]}, g
+        return {"x": engine.map.move(s["x"], s["beta"], g, t), "beta": s["beta"]}, g
 
     return {"x": saved["x"], "beta": saved["y"]["beta"]}, step
 
 
 def _live(engine: GeneralMetaOptimize, loss: Callable, saved: dict, batch: tuple) -> tuple:
     """One step of an ``L`` engine as a function of everything that it carries on."""
-    t, map_ = saved["t"] + 1, engine._map
+    t, map_ = saved["t"] + 1, engine.map
 
     def step(s: Tree) -> tuple[Tree, Tree]:
         dx = scale(s["X"], engine.gamma)
-        at = engine._curvature.at(s["x"][0], dx[0], batch)
+        at = engine.curvature.at(s["x"][0], dx[0], batch)
         z = map_.meta_gradient(s["X"][0], at.g)
         y = map_.update_meta({"beta": s["beta"], "state": s["meta"]}, z, t)
         x, new_x = map_.advance_base(s["x"], s["beta"], at, t, dx, map_.identity(z), False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -12,37 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clmeta.analysis.labels import method_labels, seed_of
 from clmeta.errors import RunFolderError, bad, require
+from clmeta.ground.checks import listed, whole
+from clmeta.ground.names import method_labels, seed_of
+from clmeta.record.find import find_runs
 from clmeta.record.runfolder import RunFolder
 
 ALPHA = "alpha."
 MEASURED = ("loss", "correct", "cumulative_accuracy", "test_accuracy")
-
-
-def find_runs(*folders: str | os.PathLike[str]) -> list[Path]:
-    """Run folders at, or anywhere below, the given folders or globs; sorted, each once.
-
-    Raises:
-        RunFolderError: if one of them leads to no run folder.
-    """
-    found: dict[Path, None] = {}
-    for given in folders:
-        matches = [Path(match) for match in sorted(glob.glob(str(given)))] or [Path(given)]
-        inside = [
-            config.parent
-            for match in matches
-            if match.is_dir()
-            for config in sorted(match.rglob("config.json"))
-            if (config.parent / "trajectory").is_dir()
-        ]
-        if not inside:
-            raise RunFolderError(
-                f"no run at or below {str(given)!r}: give a folder that holds config.json and "
-                "trajectory/"
-            )
-        found.update(dict.fromkeys(path.resolve() for path in inside))
-    return list(found)
 
 
 def load_runs(
@@ -79,12 +55,12 @@ def load_runs(
     """
     choices = ("skip", "keep", "error")
     require(unfinished in choices, "unfinished", unfinished, f"use one of {', '.join(choices)}")
-    require(every >= 1, "every", every, "must be at least 1")
+    every = whole("every", every, least=1)
     wanted = _measured(columns)
-    chosen = None if blocks is None else set(blocks)
+    chosen = None if blocks is None else set(listed("blocks", blocks))
     paths = _finished(find_runs(*folders), unfinished)
     configs = [RunFolder(path).config for path in paths]
-    labels = method_labels(configs, ignore)
+    labels = method_labels(configs, listed("ignore", ignore))
     names = _short_names(paths)
     methods = list(dict.fromkeys(labels))
     frames = []
@@ -112,6 +88,7 @@ def _constant(code: int, names: list[str], length: int) -> Any:
 def _measured(columns: Sequence[str] | None) -> set[str]:
     if columns is None:
         return set(MEASURED)
+    columns = listed("columns", columns)
     for column in columns:
         require(column in MEASURED, "columns", column, f"known: {', '.join(MEASURED)}")
     return set(columns)
@@ -216,10 +193,11 @@ def melt_alphas(
         BadArgument: for an unknown block.
     """
     known = block_names(runs)
-    chosen = known if blocks is None else list(blocks)
+    chosen = known if blocks is None else listed("blocks", blocks)
     for block in chosen:
         if block not in known:
             bad("blocks", block, f"no such block; known: {', '.join(known)}")
+    every = whole("every", every, least=1)
     kept = runs if every == 1 else runs[runs["step"] % every == 0]
     long = kept.melt(
         id_vars=["method", "seed", "run", "step", "task"],

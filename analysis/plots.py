@@ -18,6 +18,7 @@ from clmeta.analysis.load import block_names, melt_alphas
 from clmeta.analysis.statistics import mean_over_seeds
 from clmeta.analysis.switches import average_windows, boundary_windows
 from clmeta.errors import BadArgument
+from clmeta.lookup import Wanted, takes
 from clmeta.registry import Registry
 
 
@@ -28,7 +29,19 @@ class Plot(Protocol):
         """Draw ``runs`` on ``ax`` or on axes of its own; returns the axes."""
 
 
-PLOTS: Registry[Plot] = Registry("plot")
+def _own_axes(draw: Callable[..., Axes]) -> Callable[..., Axes]:
+    """A function of runs and axes that makes axes of its own where none are given."""
+
+    @functools.wraps(draw)
+    def drawn(runs: pd.DataFrame, ax: Axes | None = None, **options: Any) -> Axes:
+        return draw(runs, style.new_axes() if ax is None else ax, **options)
+
+    return drawn
+
+
+PLOTS: Registry[Plot] = Registry(
+    "plot", Wanted("a function that draws: (runs, ax), returning the axes", takes(2), _own_axes)
+)
 
 
 class NothingToPlot(BadArgument):
@@ -39,11 +52,7 @@ def plot(name: str) -> Callable[[Callable[..., Axes]], Callable[..., Axes]]:
     """Register a function ``(runs, ax, **options) -> axes``, which then may leave ``ax`` out."""
 
     def enter(draw: Callable[..., Axes]) -> Callable[..., Axes]:
-        @functools.wraps(draw)
-        def drawn(runs: pd.DataFrame, ax: Axes | None = None, **options: Any) -> Axes:
-            return draw(runs, style.new_axes() if ax is None else ax, **options)
-
-        return PLOTS.register(name)(drawn)
+        return PLOTS.register(name)(_own_axes(draw))
 
     return enter
 

@@ -9,10 +9,13 @@ from typing import cast
 
 import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clmeta.analysis.plots import PLOTS, NothingToPlot
-from clmeta.errors import RunFolderError, bad
+from clmeta.errors import RunFolderError, bad, require
+from clmeta.ground.checks import listed
+from clmeta.lookup import describe, failing_as, short_names
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -31,24 +34,27 @@ def save_plots(
         runs: from `clmeta.analysis.load_runs`.
         folder: made if missing.
         formats: of png, pdf and svg.
-        names: the plots wanted; None: all.
+        names: the plots wanted, by name or ``package.module:function``; None: all.
 
     Raises:
         BadArgument: for an unknown plot or format.
         RunFolderError: if the folder cannot be written.
     """
-    formats = list(formats)
+    formats = listed("formats", formats)
     for wanted in formats:
         if wanted not in FORMATS:
             bad("formats", wanted, f"unknown format; known: {', '.join(FORMATS)}")
-    plots = {name: PLOTS.get(name, "names") for name in (PLOTS if names is None else names)}
+    labels = short_names(PLOTS if names is None else listed("names", names))
+    plots = {label: PLOTS.get(name, "names") for name, label in labels.items()}
     folder = Path(folder)
     paths = []
     for name, draw in plots.items():
         try:
-            axes = draw(runs)
+            with failing_as("plot", name):
+                axes = draw(runs)
         except NothingToPlot:
             continue
+        require(isinstance(axes, Axes), "plot", name, f"gave {describe(axes)}; return the axes")
         for extension in formats:
             paths.append(save_figure(cast(Figure, axes.figure), folder / f"{name}.{extension}"))
     return paths

@@ -12,6 +12,7 @@ import pandas as pd
 from clmeta.analysis.load import ALPHA, block_names
 from clmeta.analysis.statistics import mean_over_seeds
 from clmeta.errors import require
+from clmeta.ground.checks import whole
 
 
 def task_starts(run: pd.DataFrame) -> np.ndarray:
@@ -64,9 +65,8 @@ class _Switch:
 def _switches(
     runs: pd.DataFrame, before: int, after: int | None, every: int = 1
 ) -> Iterator[_Switch]:
-    require(before >= 0, "before", before, "must not be negative")
-    require(after is None or after >= 0, "after", after, "must not be negative")
-    require(every >= 1, "every", every, "must be at least 1")
+    before, every = whole("before", before, least=0), whole("every", every, least=1)
+    after = None if after is None else whole("after", after, least=0)
     for (method, seed, name), run in runs.groupby(["method", "seed", "run"], observed=True):
         run = run.sort_values("step", kind="stable")
         step, task = run["step"].to_numpy(), run["task"].to_numpy()

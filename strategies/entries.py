@@ -4,7 +4,7 @@ Adding one is one decorated function, of the strategy's options, that returns th
 its keywords, and plugins::
 
     @avalanche_strategy("mine", about="...")
-    def mine(strength: float = 1.0) -> Made:
+    def mine(strength: Weight = 1.0) -> Made:
         from avalanche.training.plugins import MyPlugin
         from clmeta.strategies.online import Online
 
@@ -15,17 +15,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
 
-from clmeta.strategies.registry import STRATEGIES
+from clmeta.lookup import Least, check_options
+from clmeta.strategies.registry import STRATEGIES, Made
 
-__all__ = ["STRATEGIES", "avalanche_strategy"]
+__all__ = ["STRATEGIES", "Made", "avalanche_strategy"]
 
 if TYPE_CHECKING:
     from clmeta.strategies.plain import OnlineResult
 
-Made = tuple[Any, dict[str, Any], list[Any]]
 Build = Callable[..., Made]
+#: Samples, one at least.
+Samples: TypeAlias = Annotated[int, Least(1)]
+#: A weight of a loss or penalty.
+Weight: TypeAlias = Annotated[float, Least(0)]
+#: A temperature.
+Positive: TypeAlias = Annotated[float, Least(0, itself=False)]
 
 
 def avalanche_strategy(name: str, about: str) -> Callable[[Build], Build]:
@@ -47,6 +53,7 @@ def avalanche_strategy(name: str, about: str) -> Callable[[Build], Build]:
             evaluate: bool = True,
             **options: Any,
         ) -> OnlineResult:
+            check_options(build, options, "strategy option")
             from clmeta.strategies.runs import learn_with
 
             return learn_with(
@@ -60,10 +67,14 @@ def avalanche_strategy(name: str, about: str) -> Callable[[Build], Build]:
             )
 
         common = list(inspect.signature(learn).parameters.values())[:-1]
-        own = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(build).parameters.values()]
+        kinds = get_type_hints(build, include_extras=True)
+        own = [
+            p.replace(kind=p.KEYWORD_ONLY, annotation=kinds.get(name, p.annotation))
+            for name, p in inspect.signature(build).parameters.items()
+        ]
         learn.__signature__ = inspect.Signature(common + own)  # type: ignore[attr-defined]
         learn.__doc__ = build.__doc__
-        STRATEGIES.register(name, about)(learn)
+        STRATEGIES.register(name, about, source=build)(learn)
         return build
 
     return enter
@@ -78,7 +89,7 @@ def online() -> Made:
 
 
 @avalanche_strategy("replay", "Avalanche: replay from a memory balanced over tasks.")
-def replay(mem_size: int = 200, batch_size_mem: int = 1) -> Made:
+def replay(mem_size: Samples = 200, batch_size_mem: Samples = 1) -> Made:
     """Online with ReplayPlugin; ``batch_size_mem`` of ``mem_size`` samples join each step."""
     from avalanche.training.plugins import ReplayPlugin
 
@@ -88,7 +99,7 @@ def replay(mem_size: int = 200, batch_size_mem: int = 1) -> Made:
 
 
 @avalanche_strategy("ewc", "Avalanche: elastic weight consolidation.")
-def ewc(ewc_lambda: float = 1.0) -> Made:
+def ewc(ewc_lambda: Weight = 1.0) -> Made:
     """Online with EWCPlugin; ``ewc_lambda`` weights its penalty."""
     from avalanche.training.plugins import EWCPlugin
 
@@ -98,7 +109,7 @@ def ewc(ewc_lambda: float = 1.0) -> Made:
 
 
 @avalanche_strategy("si", "Avalanche: synaptic intelligence.")
-def si(si_lambda: float = 1e-3) -> Made:
+def si(si_lambda: Weight = 1e-3) -> Made:
     """Online with SynapticIntelligencePlugin; ``si_lambda`` weights its penalty."""
     from avalanche.training.plugins import SynapticIntelligencePlugin
 
@@ -108,7 +119,7 @@ def si(si_lambda: float = 1e-3) -> Made:
 
 
 @avalanche_strategy("lwf", "Avalanche: learning without forgetting.")
-def lwf(alpha: float = 1.0, temperature: float = 2.0) -> Made:
+def lwf(alpha: Weight = 1.0, temperature: Positive = 2.0) -> Made:
     """Online with LwFPlugin; ``alpha`` weights the distillation loss."""
     from avalanche.training.plugins import LwFPlugin
 
@@ -118,7 +129,7 @@ def lwf(alpha: float = 1.0, temperature: float = 2.0) -> Made:
 
 
 @avalanche_strategy("er-ace", "Avalanche: experience replay with asymmetric cross-entropy.")
-def er_ace(mem_size: int = 200, batch_size_mem: int = 10) -> Made:
+def er_ace(mem_size: Samples = 200, batch_size_mem: Samples = 10) -> Made:
     """Avalanche's ER_ACE; it fills its memory from a task before the first step of the task."""
     from avalanche.training.supervised import ER_ACE
 
@@ -127,7 +138,7 @@ def er_ace(mem_size: int = 200, batch_size_mem: int = 10) -> Made:
 
 @avalanche_strategy("der", "Avalanche: dark experience replay; DER++ with beta > 0.")
 def der(
-    mem_size: int = 200, batch_size_mem: int = 10, alpha: float = 0.1, beta: float = 0.5
+    mem_size: Samples = 200, batch_size_mem: Samples = 10, alpha: Weight = 0.1, beta: Weight = 0.5
 ) -> Made:
     """Avalanche's DER; ``alpha`` weights stored logits, ``beta`` stored labels."""
     from avalanche.training.supervised import DER

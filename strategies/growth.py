@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clmeta.blocks import has_prefix, plain_name
 from clmeta.errors import bad
 
 Named = Mapping[str, Tensor]
@@ -44,7 +45,10 @@ def adopt(optimizer: torch.optim.Optimizer, known: Named, now: Named) -> None:
             continue
         if old is None:
             # `groups` stays as it was: one new parameter says nothing about its neighbours.
-            block_of(name, groups, optimizer)["params"].append(p)
+            group = block_of(name, groups, optimizer)
+            group["params"].append(p)
+            if "param_names" in group:
+                group["param_names"].append(plain_name(name))
         elif id(old) in places:
             group, j = places[id(old)]
             group["params"][j] = p
@@ -111,7 +115,7 @@ def _by_prefix(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Any] | 
         for prefix in [value] if isinstance(value, str) else value:
             if prefix == "*":
                 rest = by_name.get(str(block))
-            elif name == prefix or name.startswith(prefix.rstrip(".") + "."):
+            elif has_prefix(name, prefix):
                 return by_name.get(str(block))
     return rest
 

@@ -9,7 +9,8 @@ from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
 from torch import Tensor
 
-from clmeta.errors import require
+from clmeta.ground.checks import count_or_none, whole
+from clmeta.record.attached import alpha_of, block_names
 from clmeta.strategies.prequential import Prequential
 
 PHASE = "train_phase/train_stream"
@@ -31,8 +32,7 @@ class StepSizeMetric(PluginMetric):
 
     def __init__(self, every: int = 1) -> None:
         super().__init__()
-        require(every >= 1, "every", every, "give a whole number of iterations, at least 1")
-        self.every = every
+        self.every = whole("every", every, least=1)
         self._values: dict[str, float] = {}
         self._due = False
 
@@ -67,11 +67,9 @@ class StepSizeMetric(PluginMetric):
 
 def read_step_sizes(optimizer: Any) -> dict[str, float]:
     """Block name to step size, of any torch optimiser; one read from the device if it can be."""
-    groups = optimizer.param_groups
-    names = [str(group.get("name", f"group{i}")) for i, group in enumerate(groups)]
-    alpha = getattr(optimizer, "alpha", None)
-    values = alpha.tolist() if alpha is not None else [float(group["lr"]) for group in groups]
-    return dict(zip(names, values, strict=True))
+    alpha = alpha_of(optimizer)
+    values = alpha.tolist() if isinstance(alpha, Tensor) else map(float, alpha)
+    return dict(zip(block_names(optimizer), values, strict=True))
 
 
 class PrequentialAccuracy(PluginMetric):
@@ -91,9 +89,8 @@ class PrequentialAccuracy(PluginMetric):
 
     def __init__(self, every: int = 1, window: int | None = None) -> None:
         super().__init__()
-        require(every >= 1, "every", every, "give a whole number of iterations, at least 1")
-        require(window is None or window >= 1, "window", window, "at least 1, or None for all")
-        self.every, self.window = every, window
+        self.every = whole("every", every, least=1)
+        self.window = count_or_none("window", window)
         self._own = Prequential()
         self.reset()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clmeta.errors import bad
+from clmeta.record.attached import block_names
 from clmeta.strategies.backward import backward
 
 if TYPE_CHECKING:
@@ -98,25 +99,11 @@ def learn_online(
         NonFiniteError: at the end of a task, if the optimiser withheld an update.
     """
     model.train()
-    tally = _Tally(stream, optimizer, on_progress)
+    tally = Tally(stream, optimizer, recorder, on_progress, evaluate)
     current = 0
-    test_accuracy: list[float] = []
-
-    def end_task() -> None:
-        check = getattr(optimizer, "check_finite", None)
-        score = float("nan")
-        if check is not None:
-            check()
-        if evaluate:
-            score = accuracy(model, *stream.test_set(current))
-            test_accuracy.append(score)
-        if recorder is not None:
-            recorder.end_task(current, score)
-        tally.end_task()
-
     for x, y, task, _ in stream:
         if task != current:
-            end_task()
+            tally.end_task(model, current)
             current = task
         output = model(x)
         value = loss(output, y)
@@ -128,30 +115,34 @@ def learn_online(
         else:
             recorder.before_step(optimizer)
             optimizer.step()
-            recorder.record(task, value, hits if len(y) == 1 else hits.float().mean())
+            recorder.record(task, value, hits)
         tally.add(hits, len(y), task)
-    end_task()
-    tally.report(current)
-    shares = tally.shares
-    return OnlineResult(tally.steps, tally.accuracy(), shares, test_accuracy)
+    tally.end_task(model, current)
+    return tally.result()
 
 
-class _Tally:
-    """Counts right predictions on the device and reports now and then."""
+class Tally:
+    """Counts right predictions on the device, ends tasks, and reports now and then."""
 
     def __init__(
-        self, stream: Stream, optimizer: torch.optim.Optimizer, on_progress: OnProgress | None
+        self,
+        stream: Stream,
+        optimizer: torch.optim.Optimizer,
+        recorder: Recorder | None,
+        on_progress: OnProgress | None,
+        evaluate: bool,
     ) -> None:
-        self.total = len(stream)
-        self.optimizer = optimizer
-        self.on_progress = on_progress
-        self.steps = self.samples = self.task_samples = 0
+        self.stream, self.optimizer, self.recorder = stream, optimizer, recorder
+        self.on_progress, self.evaluate = on_progress, evaluate
+        self.task = self.steps = self.samples = self.task_samples = 0
         self.right = self.task_right = 0
         self.pending: list[Tensor] = []
         self.shares: list[float] = []
+        self.test_accuracy: list[float] = []
         self.due = time.monotonic() + REPORT_EVERY if on_progress else float("inf")
 
     def add(self, hits: Tensor, samples: int, task: int) -> None:
+        """Count a step: which of its samples were predicted right, (samples,)."""
         self.pending.append(hits)
         self.steps += 1
         self.samples += samples
@@ -169,18 +160,41 @@ class _Tally:
             self.pending.clear()
 
     def accuracy(self) -> float:
+        """Share of all samples so far that were predicted right."""
         self._count()
         return self.right / self.samples if self.samples else float("nan")
 
-    def end_task(self) -> None:
+    def end_task(self, model: nn.Module, task: int) -> None:
+        """Note the task's own share and test accuracy, and start the next task.
+
+        Raises:
+            NonFiniteError: if the optimiser withheld an update.
+        """
+        if self.recorder is not None:
+            self.recorder.flush()  # what led to an error is on disk before the error is raised
+        check, score = getattr(self.optimizer, "check_finite", None), float("nan")
+        if check is not None:
+            check()
+        if self.evaluate:
+            score = accuracy(model, *self.stream.test_set(task))
+            self.test_accuracy.append(score)
+        if self.recorder is not None:
+            self.recorder.end_task(task, score)
         self._count()
+        self.task = task
         self.shares.append(self.task_right / self.task_samples)
         self.task_right = self.task_samples = 0
 
+    def result(self) -> OnlineResult:
+        """What all tasks came to, after a last report."""
+        self.report(self.task)
+        return OnlineResult(self.steps, self.accuracy(), self.shares, self.test_accuracy)
+
     def report(self, task: int) -> None:
+        """Report progress now."""
         if self.on_progress is not None:
             alpha = step_sizes(self.optimizer)
-            self.on_progress(Progress(self.steps, self.total, task, self.accuracy(), alpha))
+            self.on_progress(Progress(self.steps, len(self.stream), task, self.accuracy(), alpha))
             self.due = time.monotonic() + REPORT_EVERY
 
 
@@ -189,8 +203,8 @@ def step_sizes(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     named = getattr(optimizer, "step_sizes", None)
     if named is not None:
         return dict(named())
-    groups = optimizer.param_groups
-    return {str(g.get("name", f"group{i}")): float(g["lr"]) for i, g in enumerate(groups)}
+    rates = (float(group["lr"]) for group in optimizer.param_groups)
+    return dict(zip(block_names(optimizer), rates, strict=True))
 
 
 @torch.no_grad()

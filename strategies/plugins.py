@@ -11,8 +11,9 @@ from torch import Tensor
 
 from clmeta import MetaOptimize
 from clmeta.errors import ClmetaError, bad
-from clmeta.optim.optimizer import SCHEDULED
+from clmeta.optim.blocked import SCHEDULED
 from clmeta.strategies.growth import adopt
+from clmeta.strategies.memories import quieten
 
 
 class KeepOptimizerState(SupervisedPlugin):
@@ -65,6 +66,7 @@ class KeepOptimizerState(SupervisedPlugin):
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Refuse what cannot work before anything trains."""
+        quieten(strategy)
         self.check_optimizer(strategy)
         self.attach(strategy)
 
@@ -139,14 +141,16 @@ class MetaOptimizePlugin(KeepOptimizerState):
     empty base state and traces), and refuses what would overwrite them:
 
     Raises:
-        BadArgument: for a strategy that uses an optimiser of its own (AR1, L2P), a learning-rate
-            schedule (`LRSchedulerPlugin` or torch's own), or a re-created optimiser with other
-            blocks.
+        BadArgument: for a strategy that uses an optimiser of its own (AR1, L2P), a re-created
+            optimiser with other blocks, or, unless step sizes are fixed (``meta="none"``), a
+            learning-rate schedule (`LRSchedulerPlugin` or torch's own).
     """
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Refuse what cannot work before anything trains."""
         super().before_training(strategy)
+        if _is_fixed(strategy.optimizer):
+            return
         for plugin in strategy.plugins:
             scheduler = getattr(plugin, "scheduler", None)
             if getattr(scheduler, "optimizer", None) is strategy.optimizer:
@@ -167,16 +171,18 @@ class MetaOptimizePlugin(KeepOptimizerState):
                 "for; strategies that make their own optimiser (AR1, L2P) cannot use it, in "
                 "others pass optimizer=MetaOptimize(...)",
             )
-        sizes = optimizer.sizes
+        if _is_fixed(optimizer):
+            return
+        alpha, sizes = optimizer.alpha, optimizer.sizes
         for i, group in enumerate(optimizer.param_groups):
             shown = group["lr"]
-            is_view = isinstance(shown, Tensor) and shown.data_ptr() == sizes.alpha[i].data_ptr()
+            is_view = isinstance(shown, Tensor) and shown.data_ptr() == alpha[i].data_ptr()
             if not is_view:
                 bad(f"group['lr'] of block {group['name']!r}", shown, f"something {SCHEDULED}")
         # Comparing values waits for the device: not once a sample.
         online = hasattr(strategy.experience, "origin_experience")
         if not online and not torch.equal(sizes.alpha, sizes.beta.exp()):
-            bad("group['lr']", sizes.alpha.tolist(), f"something {SCHEDULED}")
+            bad("group['lr']", alpha.tolist(), f"something {SCHEDULED}")
 
     def replaced(self, strategy: Any) -> None:
         """Carry step sizes and meta state over to an optimiser of the same kind and blocks."""
@@ -190,7 +196,12 @@ class MetaOptimizePlugin(KeepOptimizerState):
             )
         for mine, theirs in zip(old.param_groups, new.param_groups, strict=True):
             theirs["name"] = mine["name"]
-        new.load_state_dict({**new.state_dict(), "meta": old.state_dict()["meta"]})
+        new.load_state_dict({**new.state_dict(), "param_groups": old.state_dict()["param_groups"]})
+
+
+def _is_fixed(optimizer: Any) -> bool:
+    """Whether step sizes are not learned, so that a schedule may set them."""
+    return isinstance(optimizer, MetaOptimize) and optimizer.sizes.rule is None
 
 
 def _shapes(group: dict[str, Any]) -> list[tuple[int, ...]]:

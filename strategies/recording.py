@@ -13,8 +13,10 @@ from avalanche.models import avalanche_forward
 from torch.utils.data import DataLoader
 
 from clmeta.errors import bad
+from clmeta.record.attached import block_names, describe_optimizer
 from clmeta.record.recorder import Recorder
 from clmeta.record.runfolder import RunFolder
+from clmeta.strategies.memories import quieten
 from clmeta.strategies.prequential import Prequential, own_task, predicting
 
 #: Test samples per forward pass.
@@ -86,12 +88,11 @@ class StepSizeRecorder(SupervisedPlugin):
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Open the run folder, at the first training."""
+        quieten(strategy)
         if self._recorder is None:
-            groups = enumerate(strategy.optimizer.param_groups)
-            names = [str(group.get("name", f"group{i}")) for i, group in groups]
             self._recorder = Recorder(
                 self.folder,
-                names,
+                block_names(strategy.optimizer),
                 config={**_describe(strategy), **self.config},
                 part_steps=self.part_steps,
                 overwrite=self.overwrite,
@@ -113,9 +114,7 @@ class StepSizeRecorder(SupervisedPlugin):
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Record the step."""
         assert self._recorder is not None and self._task is not None
-        hits = self._own.hits(strategy)
-        correct = hits if len(hits) == 1 else hits.float().mean()
-        self._recorder.record(self._task, strategy.loss, correct)
+        self._recorder.record(self._task, strategy.loss, self._own.hits(strategy))
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """A whole experience ends its task; of sub-experiences it is not known yet."""
@@ -185,12 +184,11 @@ def test_accuracy(strategy: Any, experience: Any) -> float:
 
 def _describe(strategy: Any) -> dict[str, Any]:
     optimizer = strategy.optimizer
-    numbers = {k: v for k, v in optimizer.defaults.items() if isinstance(v, (int, float, str))}
     return {
         "method": f"{type(strategy).__name__} {type(optimizer).__name__}",
         "strategy": type(strategy).__name__,
         "plugins": [type(plugin).__name__ for plugin in strategy.plugins],
-        "optimizer": {"name": type(optimizer).__name__, **numbers},
+        "optimizer": describe_optimizer(optimizer),
         "train_mb_size": strategy.train_mb_size,
         "train_epochs": strategy.train_epochs,
     }

@@ -11,17 +11,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from clmeta.lookup import Wanted, takes
 from clmeta.registry import Registry
 
 if TYPE_CHECKING:
     from clmeta.strategies.plain import OnlineResult
 
+#: An Avalanche strategy to be: its class, its keywords, plugins.
+Made = tuple[Any, dict[str, Any], list[Any]]
 #: ``(model, optimizer, stream, *, recorder, on_progress, evaluate, **options) -> OnlineResult``
 Strategy = Callable[..., "OnlineResult"]
 #: Keywords that the runner fills in; all others are the strategy's own options.
 COMMON = ("recorder", "on_progress", "evaluate")
 
-STRATEGIES: Registry[Strategy] = Registry("strategy")
+STRATEGIES: Registry[Strategy] = Registry(
+    "strategy",
+    Wanted(
+        f"a function that learns: (model, optimizer, stream, *, {', '.join(COMMON)}, **options)",
+        takes(3, *COMMON),
+    ),
+)
 
 
 @STRATEGIES.register("plain", about="The ordinary PyTorch loop.")

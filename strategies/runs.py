@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import warnings
 from collections.abc import Iterator
@@ -17,14 +16,14 @@ from torch import nn
 from clmeta import MetaOptimize
 from clmeta.strategies.backward import backward
 from clmeta.strategies.online import Online
-from clmeta.strategies.plain import OnlineResult, _Tally, accuracy
+from clmeta.strategies.plain import Tally
 from clmeta.strategies.plugins import KeepOptimizerState, MetaOptimizePlugin
 from clmeta.strategies.prequential import Prequential
 
 if TYPE_CHECKING:
     from clmeta.record.recorder import Recorder
-    from clmeta.strategies.entries import Made
-    from clmeta.strategies.plain import OnProgress
+    from clmeta.strategies.plain import OnlineResult, OnProgress
+    from clmeta.strategies.registry import Made
     from clmeta.streams import Stream
 
 
@@ -54,7 +53,9 @@ def learn_with(
     if not issubclass(strategy_class, Online):
         options = {**options, "train_epochs": 1}
     with warnings.catch_warnings():
+        # What Avalanche's code says about Avalanche's code is no use to who runs it by name.
         warnings.filterwarnings("ignore", "No loggers specified", UserWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"avalanche\.")
         strategy = strategy_class(
             model=model,
             optimizer=optimizer,
@@ -64,12 +65,10 @@ def learn_with(
             evaluator=None,
             **options,
         )
-    with _repeatable():
-        for experience in stream.benchmark(task_labels="constant").train_stream:
-            strategy.train(experience, shuffle=False)
-    tally = watch.tally
-    tally.report(stream.n_tasks - 1)
-    return OnlineResult(tally.steps, tally.accuracy(), tally.shares, watch.test_accuracy)
+        with _repeatable():
+            for experience in stream.benchmark(task_labels="constant").train_stream:
+                strategy.train(experience, shuffle=False)
+    return watch.tally.result()
 
 
 def _keeping_graphs(strategy_class: Any) -> Any:
@@ -108,9 +107,8 @@ class _Watch(SupervisedPlugin):
         evaluate: bool,
     ) -> None:
         super().__init__()
-        self.stream, self.recorder, self.evaluate = stream, recorder, evaluate
-        self.tally = _Tally(stream, optimizer, on_progress)
-        self.test_accuracy: list[float] = []
+        self.recorder = recorder
+        self.tally = Tally(stream, optimizer, recorder, on_progress, evaluate)
         self._own = Prequential()
 
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -121,20 +119,8 @@ class _Watch(SupervisedPlugin):
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         hits, task = self._own.hits(strategy), strategy.experience.current_experience
         if self.recorder is not None:
-            correct = hits if len(hits) == 1 else hits.float().mean()
-            self.recorder.record(task, strategy.loss, correct)
+            self.recorder.record(task, strategy.loss, hits)
         self.tally.add(hits, len(hits), task)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        task, score = strategy.experience.current_experience, math.nan
-        if self.recorder is not None:
-            self.recorder.flush()  # what led to an error is on disk before the error is raised
-        check = getattr(strategy.optimizer, "check_finite", None)
-        if check is not None:
-            check()
-        if self.evaluate:
-            score = accuracy(strategy.model, *self.stream.test_set(task))
-            self.test_accuracy.append(score)
-        if self.recorder is not None:
-            self.recorder.end_task(task, score)
-        self.tally.end_task()
+        self.tally.end_task(strategy.model, strategy.experience.current_experience)

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from clmeta.errors import bad, require
+from clmeta.ground.devices import as_device
 
 SPLIT_EVERY = 5
+#: Samples that are rendered at a time.
+BLOCK = 64
 
 
 class ArrayData:
@@ -205,22 +208,6 @@ def _from_numpy(values: Any, argument: str) -> Tensor:
     if array.dtype.kind in "ui" and array.dtype != np.uint8:
         array = array.astype(np.int64)
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-
-
-def as_device(device: torch.device | str) -> torch.device:
-    """A torch device that is there; ``cuda`` without a number is the current one."""
-    try:
-        found = torch.device(device)
-        if found.type == "cuda" and found.index is None:
-            found = torch.device("cuda", torch.cuda.current_device())
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError) as problem:
-        bad("device", device, f"not available here ({_first_line(problem)}); use 'cpu'")
-    return found
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
 def _check_classes(y_train: Tensor, y_test: Tensor, name: str) -> int:

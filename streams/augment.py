@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from clmeta.lookup import Wanted
 from clmeta.registry import Registry
 
 
@@ -23,7 +24,15 @@ class Augmentation(Protocol):
         ...
 
 
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+def _draws_and_applies(found: Any) -> bool:
+    parts = (getattr(found, "draw", None), getattr(found, "apply", None))
+    return not isinstance(found, type) and all(map(callable, parts))
+
+
+AUGMENTATIONS: Registry[Augmentation] = Registry(
+    "augmentation",
+    Wanted("an object with draw(n, generator) and apply(images, draws)", _draws_and_applies),
+)
 
 
 class CropFlip:

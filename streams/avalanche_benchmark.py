@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from clmeta.errors import require
-from clmeta.streams.stream import BLOCK, Stream
+from clmeta.streams.arraydata import BLOCK
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
+
+    from clmeta.streams.stream import Stream
 
 TASK_LABELS = (False, True, "constant")
 

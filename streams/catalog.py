@@ -9,15 +9,24 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from clmeta.errors import bad
+from clmeta.ground.checks import count_or_none, whole
+from clmeta.ground.seeds import check_seed
+from clmeta.lookup import Wanted, describe, failing_as, takes
 from clmeta.registry import Registry
 from clmeta.streams.arraydata import ArrayData
-from clmeta.streams.stream import Stream, check_count, check_seed
+from clmeta.streams.stream import Stream
 from clmeta.streams.tasks import ClassTasks, LabelTasks, OneTask, PixelTasks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-STREAMS: Registry[Callable[..., Stream]] = Registry("stream")
+STREAMS: Registry[Callable[..., Stream]] = Registry(
+    "stream",
+    Wanted(
+        "a function that makes streams: (data, **options), seed and device among the options",
+        takes(1, "seed", "device"),
+    ),
+)
 
 
 class Common(TypedDict, total=False):
@@ -64,10 +73,9 @@ def abrupt_classes(
     Raises:
         BadArgument: if the data has too few classes, or as `Stream`.
     """
+    tasks = whole("tasks", tasks, least=1)
+    classes_per_task = count_or_none("classes_per_task", classes_per_task)
     options = {"tasks": tasks, "classes_per_task": classes_per_task, "head": head}
-    check_count("tasks", tasks)
-    if classes_per_task is not None:
-        check_count("classes_per_task", classes_per_task)
     data, seed = _prepare("abrupt_classes", data, common)
     family = ClassTasks(data, tasks, classes_per_task, head, seed)
     options["classes_per_task"] = family.classes_per_task
@@ -88,7 +96,7 @@ def permuted_inputs(data: ArrayData, tasks: int = 10, **common: Unpack[Common]) 
     Raises:
         BadArgument: as `Stream`.
     """
-    check_count("tasks", tasks)
+    tasks = whole("tasks", tasks, least=1)
     data, seed = _prepare("permuted_inputs", data, common)
     family = PixelTasks(data, tasks, seed)
     return Stream(data, family, name="permuted_inputs", options={"tasks": tasks}, **common)
@@ -106,7 +114,7 @@ def permuted_labels(data: ArrayData, tasks: int = 10, **common: Unpack[Common]) 
     Raises:
         BadArgument: as `Stream`.
     """
-    check_count("tasks", tasks)
+    tasks = whole("tasks", tasks, least=1)
     data, seed = _prepare("permuted_labels", data, common)
     family = LabelTasks(data, tasks, seed)
     return Stream(data, family, name="permuted_labels", options={"tasks": tasks}, **common)
@@ -135,8 +143,7 @@ def _prepare(name: str, data: Any, common: Common) -> tuple[ArrayData, int]:
             bad(key, value, f"unknown option of stream {name!r}; known: {known}")
     if not isinstance(data, ArrayData):
         bad("data", type(data).__name__, "give what clmeta.streams.load_dataset returns")
-    seed = common.get("seed", 0)
-    check_seed(seed)
+    seed = check_seed(common.get("seed", 0))
     device = common.get("device")
     return data if device is None else data.to(device), seed
 
@@ -152,7 +159,11 @@ def make_stream(name: str, data: ArrayData, **options: Any) -> Stream:
     for key, value in options.items():
         if key not in known:
             bad(key, value, f"unknown option of stream {name!r}; known: {', '.join(known)}")
-    return build(data, **options)
+    with failing_as("stream", name):
+        stream = build(data, **options)
+    if not isinstance(stream, Stream):
+        bad("stream", name, f"made {describe(stream)}; it must return a clmeta.streams.Stream")
+    return stream
 
 
 def stream_options(name: str) -> dict[str, Any]:
@@ -163,7 +174,9 @@ def stream_options(name: str) -> dict[str, Any]:
         return dict(chosen())
     own = inspect.signature(build).parameters.values()
     options = {p.name: p.default for p in own if p.default is not p.empty}
-    return {**options, **{k: v for k, v in COMMON_DEFAULTS.items() if k not in options}}
+    if any(p.kind is p.VAR_KEYWORD for p in own):
+        options |= {k: v for k, v in COMMON_DEFAULTS.items() if k not in options}
+    return options
 
 
 def stream_from_description(

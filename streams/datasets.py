@@ -9,13 +9,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from clmeta.errors import ClmetaError, bad
+from clmeta.errors import BadArgument, ClmetaError, bad
+from clmeta.lookup import Wanted, failing_as, takes
 from clmeta.registry import Registry
 from clmeta.streams.arraydata import ArrayData, split_every_fifth
 from clmeta.streams.files import load_image_folder, load_npz, load_torch_dataset
 
 Loader = Callable[[Path, bool], ArrayData]
-DATASETS: Registry[Loader] = Registry("dataset")
+DATASETS: Registry[Loader] = Registry(
+    "dataset", Wanted("a function that loads data: (data_root, download)", takes(2))
+)
 
 
 def load_dataset(
@@ -28,10 +31,11 @@ def load_dataset(
     """A whole data set in memory, as uint8 tensors.
 
     Args:
-        dataset: a registered name (``DATASETS.names()``); the path of an ``.npz`` file with
-            ``x_train, y_train, x_test, y_test``; the path of an image folder
-            (``train/CLASS/*.png`` and ``test/CLASS/*.png``, or ``CLASS/*.png``); a map-style torch
-            dataset of (image, label), or a pair (train, test) of them; an ArrayData.
+        dataset: a registered name (``DATASETS.names()``); ``package.module:name`` of a function
+            (data_root, download) that returns an ArrayData or anything else of this list; the path
+            of an ``.npz`` file with ``x_train, y_train, x_test, y_test``; the path of an image
+            folder (``train/CLASS/*.png`` and ``test/CLASS/*.png``, or ``CLASS/*.png``); a map-style
+            torch dataset of (image, label), or a pair (train, test) of them; an ArrayData.
         data_root: where named datasets are kept, and downloaded to.
         download: fetch a named dataset that is not under ``data_root``.
         image_size: side in pixels to which an image folder's images are resized and cropped.
@@ -53,6 +57,14 @@ def load_dataset(
         return load_image_folder(path, image_size=image_size)
     if path.suffix == ".npz":
         return load_npz(path)
+    if isinstance(dataset, str) and ":" in dataset and not path.exists():
+        load = DATASETS.get(dataset)
+        with failing_as("dataset", dataset):
+            loaded = load(Path(data_root), download)
+        try:
+            return load_dataset(loaded)
+        except BadArgument as error:
+            raise BadArgument(f"dataset={dataset!r}: what it loads is no data: {error}") from error
     if isinstance(dataset, os.PathLike) or path.exists() or len(path.parts) > 1:
         found = "is no .npz file and no folder" if path.exists() else "does not exist"
         bad(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clmeta.errors import bad, require
+from clmeta.ground.checks import count_or_none
 from clmeta.streams.arraydata import ArrayData, as_uint8, split_every_fifth
 
 NPZ_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -62,13 +63,7 @@ def load_image_folder(path: Path, *, image_size: int | None = None) -> ArrayData
     Raises:
         BadArgument: if there are no class folders or images, sizes differ, or a file is damaged.
     """
-    if image_size is not None:
-        require(
-            isinstance(image_size, int) and image_size > 0,
-            "image_size",
-            image_size,
-            "give a positive number of pixels, or None to keep the images as they are",
-        )
+    image_size = count_or_none("image_size", image_size)
     train = path / "train"
     test = next((path / name for name in TEST_FOLDERS if (path / name).is_dir()), None)
     if train.is_dir() and test is not None:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from clmeta.errors import bad, require
-from clmeta.streams.arraydata import ArrayData
+from clmeta.ground.checks import whole
+from clmeta.ground.seeds import check_seed
+from clmeta.streams.arraydata import BLOCK, ArrayData
 from clmeta.streams.augment import AUGMENTATIONS
 from clmeta.streams.draws import generator, permutation
 from clmeta.streams.tasks import Task, TaskFamily
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
-
-BLOCK = 64
 
 Step = tuple[Tensor, Tensor, int, int]
 
@@ -71,15 +71,15 @@ class Stream:
         augment: str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        check_count("batch_size", batch_size)
-        check_count("repeats", repeats)
+        batch_size = whole("batch_size", batch_size, least=1)
+        repeats = whole("repeats", repeats, least=1)
+        seed = check_seed(seed)
         if epochs is not None and steps_per_task is not None:
             bad("epochs", epochs, "steps_per_task is given too; give one of the two")
         if steps_per_task is not None:
-            check_count("steps_per_task", steps_per_task)
+            steps_per_task = whole("steps_per_task", steps_per_task, least=1)
         else:
-            epochs = 1 if epochs is None else epochs
-            check_count("epochs", epochs)
+            epochs = whole("epochs", 1 if epochs is None else epochs, least=1)
         self._augmentation = None if augment is None else AUGMENTATIONS.get(augment, "augment")
         self.data = data if device is None else data.to(device)
         self.name = name
@@ -128,6 +128,14 @@ class Stream:
     def __iter__(self) -> Iterator[Step]:
         for task in range(self.n_tasks):
             yield from self.task_batches(task)
+
+    def __getitem__(self, index: Any) -> Any:
+        """No step is had by its number: a DataLoader, which asks for that, is told so."""
+        mend = (
+            "a stream is no map-style dataset; go through it: for x, y, task, step in stream. "
+            "batch_size is the stream's own, and each step is a batch already"
+        )
+        bad("stream index", index, mend)
 
     def task_batches(self, task: int) -> Iterator[Step]:
         """The steps of one task only; the same that iterating over the whole stream gives there.
@@ -217,9 +225,8 @@ class Stream:
         )
 
     def _check_task(self, task: int) -> None:
-        require(
-            0 <= task < self.n_tasks, "task", task, f"the stream has tasks 0 to {self.n_tasks - 1}"
-        )
+        there = 0 <= whole("task", task) < self.n_tasks
+        require(there, "task", task, f"the stream has tasks 0 to {self.n_tasks - 1}")
 
     def _as_seen(self, images: Tensor, labels: Tensor, changes: Task) -> tuple[Tensor, Tensor]:
         if changes.pixels is not None:
@@ -265,15 +272,3 @@ class Stream:
                 yield index[chosen], None if draws is None else draws[chosen]
             index = index[whole:]
             draws = None if draws is None else draws[whole:]
-
-
-def check_count(argument: str, value: Any) -> None:
-    """Raise BadArgument unless ``value`` is a whole number of at least 1."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    require(whole and value >= 1, argument, value, "give a whole number of at least 1")
-
-
-def check_seed(seed: Any) -> None:
-    """Raise BadArgument unless ``seed`` is a whole number of at least 0."""
-    whole = isinstance(seed, int) and not isinstance(seed, bool)
-    require(whole and seed >= 0, "seed", seed, "give a whole number of at least 0")

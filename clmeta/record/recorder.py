@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
@@ -17,38 +16,42 @@ import torch
 from torch import Tensor
 
 from clmeta.errors import ClmetaError, NonFiniteError, RunFolderError, bad, require
+from clmeta.ground.checks import whole
+from clmeta.record.attached import (
+    alpha_of,
+    block_names,
+    checked_names,
+    describe_optimizer,
+    follow,
+)
 from clmeta.record.environment import describe_environment
 from clmeta.record.rows import (
-    TaskTotals,
-    added,
-    as_array,
+    Part,
     kept_number,
+    kept_share,
     kept_vector,
     null_if_nan,
+    task_columns,
     write_table,
 )
 from clmeta.record.runfolder import RunFolder, as_json
 
 Number = float | bool | Tensor
-Row = tuple[int, Any, Any, Any]
-
-
-@dataclass
-class _Part:
-    """The part being filled and the totals of all parts before it.
-
-    Flushing swaps it for its successor in one assignment, so that an interrupt at any point
-    neither drops rows nor writes them twice.
-    """
-
-    number: int = 0
-    first_step: int = 0
-    rows: list[Row] = field(default_factory=list)
-    tasks: dict[int, TaskTotals] = field(default_factory=dict)
 
 
 class Recorder:
     """Writes a run folder: the trajectory at every step, totals per task, configuration.
+
+    In a loop of one's own::
+
+        with Recorder("runs/mine", optimizer) as recorder:
+            for x, y, task, step in stream:
+                output = model(x)
+                loss = F.cross_entropy(output, y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recorder.record(task, loss, output.argmax(1) == y)
 
     Columns of the trajectory: ``step`` (int64, from 0), ``task`` (int32), ``loss`` and ``correct``
     (float32, of the prediction made before the update; ``correct`` is the share of the batch) and
@@ -60,31 +63,39 @@ class Recorder:
 
     Args:
         folder: the run folder; made if missing. What an unfinished run left there is moved aside.
-        block_names: the step sizes recorded, in the order of ``alpha``.
-        config: everything needed to repeat the run; must have a JSON form.
+        optimizer: whose step sizes are recorded: `MetaOptimize`, or any torch optimiser, one step
+            size per parameter group. Or the names of the step sizes, where each `record` is given
+            their values or follows a `before_step`.
+        config: everything needed to repeat the run; must have a JSON form. What the optimiser was
+            made with is added to it.
         part_steps: steps a Parquet part; a killed process loses at most that many. A part also ends
             with its task.
         overwrite: replace a finished run.
 
     Raises:
-        BadArgument: for block names that are missing or repeat, or a config without a JSON form.
+        BadArgument: for what is no optimiser, names that are missing or repeat, or a config without
+            a JSON form.
         RunFolderError: for a folder that cannot be written or holds a finished run.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        block_names: Sequence[str],
+        optimizer: torch.optim.Optimizer | Sequence[str],
         *,
-        config: dict[str, Any],
+        config: Mapping[str, Any] | None = None,
         part_steps: int = 10_000,
         overwrite: bool = False,
     ) -> None:
-        names = list(block_names)
-        require(len(names) > 0, "block_names", names, "name at least one block")
-        require(len(set(names)) == len(names), "block_names", names, "names must differ")
-        require(part_steps >= 1, "part_steps", part_steps, "must be at least 1")
-        config_text = as_json("config", config)
+        config = {} if config is None else config
+        require(isinstance(config, Mapping), "config", config, "must be a mapping, such as a dict")
+        attached = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
+        if attached is not None:
+            about = {"method": type(attached).__name__, "optimizer": describe_optimizer(attached)}
+            config, optimizer = {**about, **config}, block_names(attached)
+        names = checked_names(optimizer)
+        part_steps = whole("part_steps", part_steps, least=1)
+        config_text = as_json("config", dict(config))
         self.block_names = names
         self.folder = RunFolder(folder)
         self.folder.prepare(overwrite)
@@ -92,49 +103,50 @@ class Recorder:
         environment = as_json("environment", describe_environment())
         self.folder.write_json(self.folder.environment_file, environment)
         self._part_steps = part_steps
-        self._part = _Part()
+        self._part = Part()
         self._n_blocks = len(names)
         self._alpha_before: Any = None
-        self._optimizer: Any = None
+        self._optimizer: Any = attached
+        self._follows = None if attached is None else follow(attached, self)
         self._closed = False
         self._started = time.monotonic()
 
     @property
     def steps(self) -> int:
         """Steps recorded so far."""
-        return self._part.first_step + len(self._part.rows)
+        return self._part.steps
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the step sizes that ``optimizer``'s next step will use, for the next `record`.
 
-        Works with `MetaOptimize` and, reading ``group["lr"]``, with any torch optimiser that has a
-        parameter group per block. Non-finite updates that the optimiser withheld are raised when a
-        part is written.
+        An optimiser that the recorder was made with does this by itself. Works with
+        `MetaOptimize` and, reading ``group["lr"]``, with any torch optimiser that has a parameter
+        group per block. Non-finite updates that the optimiser withheld are raised when a part is
+        written.
         """
         self._optimizer = optimizer
-        alpha = getattr(optimizer, "alpha", None)
-        if alpha is None:
-            alpha = [group["lr"] for group in optimizer.param_groups]
-        self._alpha_before = kept_vector(alpha)
+        self._alpha_before = kept_vector(alpha_of(optimizer))
 
     def record(
         self,
         task: int,
         loss: Number,
-        correct: Number,
-        alpha: Number | Sequence[float] | None = None,
+        correct: Number = math.nan,
+        alpha: Number | Sequence[float] | Mapping[str, float] | None = None,
     ) -> None:
         """Record one step; a few microseconds, without synchronising with the device.
 
         Args:
             task: index of the task, from 0.
             loss: mean loss of the batch before the update.
-            correct: share of the batch predicted right before the update.
-            alpha: step sizes used in this step, shape (blocks,); when left out, those kept by
-                `before_step`.
+            correct: share of the batch predicted right before the update, or a bool tensor that
+                says it of each sample; NaN where nothing is classified.
+            alpha: step sizes used in this step, shape (blocks,) or by name; when left out, those
+                that the optimiser's last step used.
 
         Raises:
-            BadArgument: if ``alpha`` does not have one value a block, or a value is no number.
+            BadArgument: if ``alpha`` does not have one value a block, a value is no number, or the
+                optimiser has not made a step yet.
             RunFolderError: if a part cannot be written; its rows stay in memory, and `flush` tries
                 again. Also if the recorder is closed.
             NonFiniteError: after a part was written, if it holds a step size that is not finite or
@@ -142,18 +154,31 @@ class Recorder:
         """
         if self._closed:
             raise RunFolderError(f"{self.folder.path} is closed: record into a new Recorder")
-        if alpha is not None:
-            kept = kept_vector(alpha)
-        elif self._alpha_before is not None:
-            kept, self._alpha_before = self._alpha_before, None
-        else:
-            bad("alpha", None, "pass alpha or call before_step first")
+        kept = self._used() if alpha is None else kept_vector(self._listed(alpha))
         if len(kept) != self._n_blocks:
-            bad("alpha", kept, f"must have {self._n_blocks} values, one a block")
+            blocks = ", ".join(self.block_names)
+            bad("alpha", kept, f"must have {self._n_blocks} values, one a block ({blocks})")
         part = self._part
-        part.rows.append((task, kept_number("loss", loss), kept_number("correct", correct), kept))
+        task = whole("task", task)
+        part.rows.append((task, kept_number("loss", loss), kept_share("correct", correct), kept))
         if len(part.rows) >= self._part_steps:
             self.flush()
+
+    def _used(self) -> Any:
+        """The step sizes of the last step; where a step was left out, those that still hold."""
+        kept, self._alpha_before = self._alpha_before, None
+        if kept is None and self._follows is None:
+            bad("alpha", None, "pass alpha or call before_step first")
+        if kept is None and not self._part.steps:
+            bad("alpha", None, "no step was made yet: record after optimizer.step(), or pass alpha")
+        return kept_vector(alpha_of(self._optimizer)) if kept is None else kept
+
+    def _listed(self, alpha: Any) -> Any:
+        if not isinstance(alpha, Mapping):
+            return alpha
+        mend = f"must have the blocks {', '.join(self.block_names)}"
+        require(set(alpha) == set(self.block_names), "alpha", dict(alpha), mend)
+        return [alpha[name] for name in self.block_names]
 
     def end_task(self, task: int, test_accuracy: float = math.nan) -> float:
         """Write what was recorded and the task's row; returns its online accuracy.
@@ -184,11 +209,10 @@ class Recorder:
         part = self._part
         if not part.rows:
             return
-        columns = self._columns(part)
+        columns = part.columns(self.block_names)
         path = self.folder.trajectory / f"part-{part.number:05d}.parquet"
         write_table(path, columns)
-        steps = part.first_step + len(part.rows)
-        self._part = _Part(part.number + 1, steps, [], added(part.tasks, columns))
+        self._part = part.successor(columns)
         self._check_finite(columns)
 
     def close(self, summary: dict[str, Any] | None = None) -> None:
@@ -217,7 +241,12 @@ class Recorder:
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         self.folder.write_json(self.folder.summary_file, as_json("summary", {**facts, **given}))
+        self._release()
+
+    def _release(self) -> None:
         self._closed = True
+        if self._follows is not None:
+            self._follows.remove()
         self.folder.release()
 
     def __enter__(self) -> Recorder:
@@ -238,22 +267,7 @@ class Recorder:
                 with suppress(ClmetaError):
                     self._write_tasks()
             finally:
-                self._closed = True
-                self.folder.release()
-
-    def _columns(self, part: _Part) -> dict[str, np.ndarray]:
-        task, loss, correct, alpha = zip(*part.rows, strict=True)
-        count = len(part.rows)
-        values = as_array(alpha, self._n_blocks)
-        columns: dict[str, np.ndarray] = {
-            "step": np.arange(part.first_step, part.first_step + count, dtype=np.int64),
-            "task": np.asarray(task, dtype=np.int32),
-            "loss": as_array(loss, 1).reshape(count),
-            "correct": as_array(correct, 1).reshape(count),
-        }
-        for index, name in enumerate(self.block_names):
-            columns[f"alpha.{name}"] = np.ascontiguousarray(values[:, index])
-        return columns
+                self._release()
 
     def _check_finite(self, columns: dict[str, np.ndarray]) -> None:
         check = getattr(self._optimizer, "check_finite", None)
@@ -266,12 +280,4 @@ class Recorder:
                 raise NonFiniteError(f"step {step}: the step size of block {name!r} is not finite")
 
     def _write_tasks(self) -> None:
-        names, totals = sorted(self._part.tasks), self._part.tasks
-        columns: dict[str, np.ndarray] = {
-            "task": np.array(names, np.int32),
-            "first_step": np.array([totals[task].first_step for task in names], np.int64),
-            "steps": np.array([totals[task].steps for task in names], np.int64),
-            "online_accuracy": np.array([totals[task].accuracy for task in names], np.float64),
-            "test_accuracy": np.array([totals[task].test_accuracy for task in names], np.float64),
-        }
-        write_table(self.folder.tasks_file, columns)
+        write_table(self.folder.tasks_file, task_columns(self._part.tasks))

@@ -70,8 +70,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.close(folder)
 
 
-def _jsonable(value: Any) -> Any:
-    """Numbers of numpy and torch as Python's own."""
+def jsonable(value: Any) -> Any:
+    """Numbers of numpy and torch as Python's own; json's ``default``."""
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{type(value).__name__} has no JSON form")
@@ -84,7 +84,7 @@ def as_json(argument: str, content: dict[str, Any]) -> str:
         BadArgument: names ``argument`` if something in it has no JSON form (NaN has none).
     """
     try:
-        return json.dumps(content, indent=2, allow_nan=False, default=_jsonable) + "\n"
+        return json.dumps(content, indent=2, allow_nan=False, default=jsonable) + "\n"
     except (TypeError, ValueError) as error:
         bad(argument, content, f"{error}; use numbers, text, lists, dicts and None")
 
@@ -172,15 +172,20 @@ class RunFolder:
                 self.release()
                 raise
             if self.finished:
-                # The marker goes first: a kill in between leaves an unfinished run, not a lie.
-                self.summary_file.unlink()
-                shutil.rmtree(self.trajectory, ignore_errors=True)
-                self.tasks_file.unlink(missing_ok=True)
+                self.clear()
             elif self.trajectory.is_dir() and any(self.trajectory.glob("part-*.parquet")):
                 self._set_aside()
             self.trajectory.mkdir(exist_ok=True)
             for leftover in (*self.trajectory.glob(".*.tmp"), *self.path.glob(".*.tmp")):
                 leftover.unlink()
+
+    def clear(self) -> None:
+        """Remove what a finished run recorded; nothing happens where none is."""
+        if self.finished:
+            # The marker goes first: a kill in between leaves an unfinished run, not a lie.
+            self.summary_file.unlink()
+            shutil.rmtree(self.trajectory, ignore_errors=True)
+            self.tasks_file.unlink(missing_ok=True)
 
     def _set_aside(self) -> None:
         number = 0
