@@ -6,13 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from clmeta.cli.display import duration
-from clmeta.cli.launch import draw, print_paths, run_all
-from clmeta.cli.tables import print_table
+from clmeta.cli import options as o
+from clmeta.cli.command import command
 from clmeta.runs.config import RunConfig
-from clmeta.sweep.jobs import Job
+from clmeta.sweep.plan import SweepRun
 
 #: Best of 3e-4, 1e-3, 2e-3, 3e-3, 5e-3 and 1e-2 on seeds 10 and 11, which the demo does not use.
 BEST_FIXED = 2e-3
@@ -20,10 +17,11 @@ BEST_FIXED = 2e-3
 ALPHA0 = BEST_FIXED / 10
 
 SETTING = RunConfig(stream="permuted_inputs", dataset="digits", model="mlp", base="adamw")
+#: Folder to name and options.
 METHODS = {
-    f"fixed {BEST_FIXED:g}": {"meta": "none", "alpha0": BEST_FIXED},
-    "adaptive, scalar": {"blocks": "scalar", "alpha0": ALPHA0},
-    "adaptive, per layer": {"blocks": "layer", "alpha0": ALPHA0},
+    "fixed": {"name": f"fixed {BEST_FIXED:g}", "meta": "none", "alpha0": BEST_FIXED},
+    "scalar": {"name": "adaptive, scalar", "blocks": "scalar", "alpha0": ALPHA0},
+    "layer": {"name": "adaptive, per layer", "blocks": "layer", "alpha0": ALPHA0},
 }
 
 INTRODUCTION = (
@@ -35,24 +33,34 @@ INTRODUCTION = (
 )
 
 
-def demo_jobs(output: Path, seeds: Sequence[int], overwrite: bool = False) -> list[Job]:
+@command(
+    "demo",
+    [
+        o.changed(o.OUTPUT, about="Folder for runs and figures.", default="demo"),
+        o.changed(o.SEEDS, about="Each method with each of these.", default_said="0-2"),
+        o.changed(o.JOBS, default=2),
+        o.changed(o.OVERWRITE, about="Replace the runs of an earlier demo."),
+    ],
+)
+def demo(output: str, seeds: Sequence[int] | None, jobs: int, overwrite: bool) -> None:
+    """Ten tasks of real digits, fixed against adaptive step sizes, in about a minute."""
+    run_demo(Path(output), seeds=seeds or range(3), processes=jobs, overwrite=overwrite)
+
+
+def demo_runs(output: Path, seeds: Sequence[int]) -> list[SweepRun]:
     """The demo's runs: three methods, each with every seed."""
-    fixed = SETTING.to_dict()
     return [
-        Job(
-            RunConfig.from_dict({**fixed, **options, "name": name, "seed": seed}),
+        SweepRun(
+            RunConfig.from_dict({**SETTING.to_dict(), **options, "seed": seed}),
             output / "runs" / f"{folder}-seed-{seed}",
-            overwrite,
         )
-        for (name, options), folder in zip(
-            METHODS.items(), ("fixed", "scalar", "layer"), strict=True
-        )
+        for folder, options in METHODS.items()
         for seed in seeds
     ]
 
 
 def run_demo(
-    output: Path, *, seeds: Sequence[int] = (0, 1, 2), processes: int = 2, overwrite: bool = False
+    output: Path, *, seeds: Sequence[int] = range(3), processes: int = 2, overwrite: bool = False
 ) -> None:
     """Run the demo; ends with a table, the run folders and figures.
 
@@ -66,14 +74,21 @@ def run_demo(
     Raises:
         RunFolderError: if ``output`` cannot be written.
     """
+    from clmeta.cli.console import console
+    from clmeta.cli.display import duration
+    from clmeta.cli.launch import Launch
+    from clmeta.cli.plot import draw
+
     started = time.monotonic()
-    console = Console(highlight=False)
-    console.print(INTRODUCTION, end="\n\n")
-    jobs = demo_jobs(output, seeds, overwrite)
-    run_all(jobs, processes, skip_finished=not overwrite)
-    folders = [job.folder for job in jobs]
-    console.print()
-    print_table(folders, "Online accuracy: of predictions made before learning from each image")
-    print_paths("Run folders", folders)
-    draw(folders, output / "figures", None, ["png", "pdf"])
-    console.print(f"Done in {duration(time.monotonic() - started)}.")
+    out = console()
+    out.print(INTRODUCTION, end="\n\n")
+    result = Launch(
+        demo_runs(output, seeds),
+        output / "runs",
+        "Online accuracy: of predictions made before learning from each image",
+        processes=processes,
+        together=False,
+        finished="replace" if overwrite else "keep",
+    ).do()
+    draw(result.folders, output / "figures", overwrite=True)
+    out.print(f"Done in {duration(time.monotonic() - started)}.")

@@ -2,82 +2,104 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+from clmeta.cli import options as o
+from clmeta.cli.command import Argument, command
+from clmeta.cli.console import console, print_paths
+from clmeta.ground.names import file_name, shown
+from clmeta.runs.config import OPTIONS
+from clmeta.runs.imports import import_modules
+from clmeta.runs.options import WHOLE
+from clmeta.sweep.protocol import figure_4
 
-BASES = "adamw,rmsprop,lion,sgdm"
+PAPER = "Experiment"
+BASES = ("adamw", "rmsprop", "lion", "sgdm")
+DEFAULTS = {**(figure_4.__kwdefaults__ or {})}
 
 
-class Experiment(str, Enum):
-    """Experiments of the paper."""
-
-    FIGURE_4 = "figure-4"
-
-
+@command(
+    "reproduce",
+    [
+        Argument("experiment", "Which of the paper's experiments: figure-4."),
+        o.own(
+            "bases",
+            "Base updates, each with its published meta update.",
+            panel=PAPER,
+            default=",".join(BASES),
+        ),
+        o.changed(
+            o.SEEDS,
+            about="One run of each for each; the paper has five.",
+            panel=PAPER,
+            default_said="0-4",
+        ),
+        o.own(
+            "tasks",
+            "Tasks; 10 in the paper, or 5.",
+            kind=WHOLE,
+            panel=PAPER,
+            least=1,
+            default=DEFAULTS["tasks"],
+        ),
+        o.own(
+            "classes_per_task",
+            "Classes of a task; 10 in the paper, or 20.",
+            kind=WHOLE,
+            panel=PAPER,
+            least=1,
+            default=DEFAULTS["classes_per_task"],
+        ),
+        o.own(
+            "steps_per_task",
+            "Steps of a task.",
+            kind=WHOLE,
+            panel=PAPER,
+            least=1,
+            default_said="one pass",
+        ),
+        o.changed(
+            OPTIONS["dataset"],
+            about="Data of CIFAR100's shape: a name, .npz file or image folder.",
+            default=DEFAULTS["dataset"],
+        ),
+        *(OPTIONS[name] for name in ("data_root", "download", "device", "imports")),
+        o.CORES,
+        o.changed(
+            o.OUTPUT,
+            about="Folder for runs, table and figures.",
+            default_said="runs/EXPERIMENT-DATASET",
+        ),
+        o.DRY_RUN,
+    ],
+)
 def reproduce(
-    experiment: Annotated[Experiment, typer.Argument(help="Which of the paper's experiments.")],
-    bases: Annotated[
-        str, typer.Option(help="Base updates, each with its published meta update.")
-    ] = BASES,
-    seeds: Annotated[str, typer.Option(help="Seeds, e.g. 0-4; the paper has five.")] = "0-4",
-    dataset: Annotated[
-        str, typer.Option(help="Data of CIFAR100's shape: a name, .npz file or image folder.")
-    ] = "cifar100",
-    data_root: Annotated[Path, typer.Option(help="Folder of named data sets.")] = Path("data"),
-    download: Annotated[bool, typer.Option(help="Fetch a data set that is missing.")] = True,
-    tasks: Annotated[int, typer.Option(help="Tasks; 10 in the paper, or 5.", min=1)] = 10,
-    classes_per_task: Annotated[
-        int, typer.Option(help="Classes of a task; 10 in the paper, or 20.", min=1)
-    ] = 10,
-    steps_per_task: Annotated[
-        int | None,
-        typer.Option(help="Steps of a task. Default: one pass.", min=1, show_default=False),
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            "-j",
-            help="Processes at a time. Default: one for each core; on a GPU one.",
-            min=1,
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for runs, table and figures. Default: runs/EXPERIMENT-DATASET.",
-            show_default=False,
-        ),
-    ] = None,
+    experiment: str,
+    bases: str,
+    seeds: list[int] | None,
+    jobs: int | None,
+    output: str | None,
+    dry_run: bool,
+    **options: Any,
 ) -> None:
     """Repeat an experiment of the paper: runs, table, figures; start it again to go on."""
+    import_modules(options["imports"])
     from clmeta.cli.reproduction import EXPERIMENTS
-    from clmeta.runs.parse import parse_seeds
 
-    folder = output or Path("runs") / f"{experiment.value}-{Path(dataset).stem}"
-    report = EXPERIMENTS.get(experiment.value)(
-        folder,
+    perform = EXPERIMENTS.get(experiment)
+    name = file_name(shown(experiment), Path(shown(options["dataset"])).stem)
+    report = perform(
+        output or Path("runs") / name,
         [name.strip() for name in bases.split(",") if name.strip()],
-        parse_seeds(seeds),
+        seeds or range(5),
         processes=jobs,
-        dataset=dataset,
-        data_root=str(data_root),
-        download=download,
-        device=device,
-        tasks=tasks,
-        classes_per_task=classes_per_task,
-        steps_per_task=steps_per_task,
+        dry=dry_run,
+        **options,
     )
-    typer.echo(report.table)
-    for warning in report.warnings:
-        typer.echo(f"Note: {warning}.")
-    typer.echo("Table and figures:")
-    for path in report.files:
-        typer.echo(f"  {path}")
+    if report is not None:
+        out = console()
+        out.print(report.table, soft_wrap=True)
+        for warning in report.warnings:
+            out.print(f"Note: {warning}.")
+        print_paths("Table and figures", report.files)

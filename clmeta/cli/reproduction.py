@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clmeta.cli.sweep_command import SweepCommand
+from clmeta.cli.launch import Launch
+from clmeta.lookup import Wanted, takes
 from clmeta.record.runfolder import RunFolder, write_atomically
 from clmeta.registry import Registry
 from clmeta.runs.config import RunConfig
 from clmeta.sweep.best import best
+from clmeta.sweep.plan import sweep_runs
 from clmeta.sweep.protocol import ROWS, figure_4
 from clmeta.sweep.run import SweepResult
 
 if TYPE_CHECKING:
     from clmeta.analysis.reproduction import RowRuns
 
-EXPERIMENTS: Registry[Callable[..., Report]] = Registry("experiment")
+EXPERIMENTS: Registry[Callable[..., Report | None]] = Registry(
+    "experiment", Wanted("a function that makes a Report: (output, bases, seeds)", takes(3))
+)
 #: Points of a curve in the shortest task; peaks are found among them.
 POINTS = 200
 
@@ -40,8 +44,9 @@ def reproduce_figure_4(
     seeds: Sequence[int] = range(5),
     *,
     processes: int | None = None,
+    dry: bool = False,
     **options: Any,
-) -> Report:
+) -> Report | None:
     """Non-stationary CIFAR100 (Sec. 7.2): fixed step sizes, scalar and two blocks; Figs. 4, 7, 8.
 
     Runs that are finished in ``output`` are kept, so a stopped reproduction goes on where it was.
@@ -51,15 +56,17 @@ def reproduce_figure_4(
         bases: names in `clmeta.sweep.protocol.ROWS`.
         seeds: at least two for intervals; the paper has five.
         processes: at a time; None: one for each core.
+        dry: only check and list the runs; there is no report then.
         options: further keywords of `clmeta.sweep.protocol.figure_4`.
 
     Raises:
-        BadArgument, RunFolderError, SweepFailed: as sweeps do.
+        BadArgument, RunFolderError, RunsFailed: as sweeps do.
     """
-    spec = figure_4(bases, seeds, **options)
+    configs = figure_4(bases, seeds, **options).configs()
     folder = Path(output)
-    result = SweepCommand(spec, folder / "runs", processes=processes).run()
-    return report(folder, bases, result, published=_as_published(spec.configs()[0]))
+    runs = sweep_runs(folder / "runs", configs)
+    result = Launch(runs, folder / "runs", processes=processes).do(dry=dry)
+    return None if dry else report(folder, bases, result, published=_as_published(configs[0]))
 
 
 def _as_published(config: RunConfig) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
+from clmeta.cli.console import console, print_table
+from clmeta.ground.names import method_labels
 from clmeta.record.runfolder import RunFolder
+
+#: Most rows of a table at the end.
+ROWS = 40
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -24,7 +27,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def percent(values: Sequence[float | None]) -> str:
-    """Mean and interval of shares as ``77.1 % ± 0.4``; a dash if there are none."""
+    """Mean and interval of shares as ``77.1% ± 0.4``; a dash if there are none."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
@@ -40,38 +43,42 @@ def span(step_sizes: Sequence[dict[str, float]]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def print_table(folders: Sequence[Path], title: str, console: Console | None = None) -> None:
-    """A row for each method: online accuracy over the whole stream, test accuracy, step sizes.
+def print_results(folders: Sequence[Path], title: str) -> None:
+    """A row for each method, best first: seeds, online and test accuracy, step sizes.
 
     Args:
         folders: finished runs; runs of one method differ in their seed.
         title: what stands over the table.
-        console: where to print; standard output by default.
 
     Raises:
         RunFolderError: for a folder that does not hold a finished run.
     """
-    console = console or Console(highlight=False)
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("method", overflow="fold")
-    table.add_column("seeds", justify="right")
-    table.add_column("online\naccuracy", justify="right")
-    table.add_column("test\naccuracy", justify="right")
-    table.add_column("step sizes\nat the end", justify="right")
-    by_method: dict[str, list[dict]] = {}
-    for folder in folders:
-        summary = RunFolder(folder).summary
-        by_method.setdefault(summary["method"], []).append(summary)
-    for method, runs in by_method.items():
-        table.add_row(
-            method,
-            str(len(runs)),
-            percent([run["cumulative_accuracy"] for run in runs]),
-            percent([run["mean_test_accuracy"] for run in runs]),
-            span([run["step_sizes"] for run in runs]),
+    runs = [RunFolder(folder) for folder in folders]
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for label, run in zip(method_labels([run.config for run in runs]), runs, strict=True):
+        methods.setdefault(label, []).append(run.summary)
+
+    def score(summaries: list[dict[str, Any]]) -> float:
+        return sum(s["cumulative_accuracy"] or 0.0 for s in summaries) / len(summaries)
+
+    ranked = sorted(methods.items(), key=lambda item: -score(item[1]))
+    if not ranked:
+        return
+    rows = [
+        (
+            label,
+            str(len(summaries)),
+            percent([s["cumulative_accuracy"] for s in summaries]),
+            percent([s["mean_test_accuracy"] for s in summaries]),
+            span([s["step_sizes"] for s in summaries]),
         )
-    console.print(table)
+        for label, summaries in ranked[:ROWS]
+    ]
+    headings = ("method", "seeds", "online\naccuracy", "test\naccuracy", "step sizes\nat the end")
+    print_table(title, headings, rows)
     note = "Test accuracy is each task's own, at its end."
-    if any(len(runs) > 1 for runs in by_method.values()):
+    if len(ranked) > ROWS:
+        note = f"{len(ranked) - ROWS} further methods are not shown. {note}"
+    if any(len(summaries) > 1 for summaries in methods.values()):
         note += " Means over seeds ± half-width of the 95 % confidence interval."
-    console.print(note)
+    console().print(note)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clmeta.engines.stacked import Stacked
 from clmeta.errors import ClmetaError
 from clmeta.record.recorder import Recorder
 from clmeta.replicas.lockstep import Lockstep, Segment
 from clmeta.replicas.network import NotBatchable
 from clmeta.replicas.program import Program
 from clmeta.runs.config import FACTS, RunConfig
-from clmeta.runs.runner import Prepared, _summary, prepare
+from clmeta.runs.runner import Prepared, prepare, summary
 from clmeta.strategies.plain import OnlineResult, accuracy
 
 #: Learner-steps from which compiling for some seconds pays.
@@ -51,20 +49,6 @@ class Learner:
     def config(self) -> RunConfig:
         """What it was asked to do."""
         return self.prepared.config
-
-
-class _View:
-    """What a run's summary asks its optimiser for."""
-
-    def __init__(self, stacked: Stacked, row: int) -> None:
-        self._stacked, self._row = stacked, row
-
-    def step_sizes(self) -> dict[str, float]:
-        return self._stacked.step_sizes(self._row)
-
-    @property
-    def withheld(self) -> int:
-        return int(self._stacked.withheld[self._row])
 
 
 class Chunk:
@@ -192,14 +176,14 @@ class Chunk:
             recorder.__exit__(type(error), error, error.__traceback__)
 
     def _check(self, row: int, learner: Learner) -> None:
-        if learner.config.nonfinite == "raise" and int(self.program.stacked.withheld[row]):
-            raise self.program.stacked.error(row)
+        if learner.config.nonfinite == "raise" and self.program.withheld(row):
+            self.program.check_finite(row)
 
     def _end_task(self, row: int, learner: Learner, task: int) -> None:
         score = float("nan")
         if learner.config.evaluate:
             with torch.no_grad():
-                for p, w in zip(learner.learnt, self.program.stacked.w, strict=True):
+                for p, w in zip(learner.learnt, self.program.learners.w, strict=True):
                     p.copy_(w[row])
             score = accuracy(learner.prepared.model, *learner.prepared.stream.test_set(task))
             learner.test_accuracy.append(score)
@@ -211,10 +195,8 @@ class Chunk:
         online = OnlineResult(
             sum(steps), right / sum(steps), learner.task_accuracy, learner.test_accuracy
         )
-        view: Any = _View(self.program.stacked, row)
-        learner.recorder.close(
-            _summary(dataclasses.replace(learner.prepared, optimizer=view), online)
-        )
+        sizes, withheld = self.program.step_sizes(row), self.program.withheld(row)
+        learner.recorder.close(summary(learner.config, online, sizes, withheld))
         learner.finished = True
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clmeta.native import cc as _cc
-from clmeta.native.c_source import C_TYPES
+from clmeta.native.template import C_TYPES
 
 SOURCE = """
 typedef @T@ T;

@@ -5,22 +5,20 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from clmeta.engines.device_steps import DeviceSteps
-from clmeta.engines.fuse import CannotCompile
+from clmeta.engines.choose import AUTO, engines_for
+from clmeta.engines.compiled import Compiled
+from clmeta.engines.eager import Eager
 from clmeta.engines.gradient import Gradient
-from clmeta.engines.native_fine_steps import NativeFineSteps, fine_moves_for
-from clmeta.engines.native_steps import NativeSteps, moves_for
-from clmeta.engines.stacked import Stacked
-from clmeta.engines.stacked_fine import FineSteps
-from clmeta.engines.tiles import Tiles
-from clmeta.native.expression import CannotTrace, trace_rule
+from clmeta.engines.learners import Engine
+from clmeta.engines.native import Native
+from clmeta.native.trace import is_formula
 from clmeta.replicas.lockstep import Segment
 from clmeta.replicas.network import BatchedNetwork, NotBatchable
+from clmeta.replicas.stack import stack
 from clmeta.rules import Rule
 from clmeta.runs.runner import Prepared
 
@@ -33,7 +31,7 @@ class ReplicaWarning(UserWarning):
 
 def rules_of(prepared: Prepared) -> tuple[Rule | None, Rule | None]:
     """Base and meta rule; the base is None if it is a wrapped torch optimiser."""
-    return getattr(prepared.optimizer._path, "rule", None), prepared.optimizer.sizes.rule
+    return prepared.optimizer.base_rule, prepared.optimizer.meta_rule
 
 
 def learnt_names(prepared: Prepared) -> list[str]:
@@ -53,11 +51,9 @@ def learnt_names(prepared: Prepared) -> list[str]:
 
 def _require_formula(level: str, rule: Rule | None) -> None:
     """Refuse a rule that is more than a formula of one number: it would mix the learners'."""
-    try:
-        if rule is not None:
-            trace_rule(rule)
-    except CannotTrace as reason:
-        raise NotBatchable(f"its {level} rule {type(rule).__name__} {reason}") from reason
+    reason = is_formula(rule) if rule is not None else None
+    if reason:
+        raise NotBatchable(f"its {level} rule {type(rule).__name__} {reason}")
 
 
 class Program:
@@ -65,13 +61,16 @@ class Program:
 
     Args:
         prepared: the learners, none of which has learnt anything.
-        compiled: compile the optimiser's part, if there is a compiler.
+        engine: what makes the optimiser's part of a step, as in `MetaOptimize`; "auto" also stands
+            for torch.compile's, where ``compiled`` says that compiling pays and no C can be had.
 
     Raises:
         NotBatchable: saying why the learners must run one by one.
     """
 
-    def __init__(self, prepared: Sequence[Prepared], compiled: bool = False) -> None:
+    def __init__(
+        self, prepared: Sequence[Prepared], engine: str = AUTO, compiled: bool = False
+    ) -> None:
         base, meta = rules_of(prepared[0])
         if base is None:
             raise NotBatchable("its base is a torch optimiser, not a rule")
@@ -91,60 +90,68 @@ class Program:
         self.network = BatchedNetwork(prepared[0].model, names, fixed)
         params = [[each[name] for name in names] for each in named]
         weights = [torch.stack([p.detach() for p in each]) for each in zip(*params, strict=True)]
-        self.stacked = Stacked([p.optimizer for p in prepared], weights, params, base, meta)
-        self.on_cpu = weights[0].device.type == "cpu"
-        self.fine = self._fine() if self.stacked.granularity else None
-        self.steps: Any = self.fine or self._whole(compiled)
+        optimizers = [p.optimizer for p in prepared]
+        self.block_names = [o.block_names for o in optimizers]
+        self.learners = stack(optimizers, weights, params)
+        self.engines = self._engines(engine, compiled)
         self._graph: Callable[[Tensor, Tensor], Results] | None = None
         self._shape: torch.Size | None = None
 
-    def _fine(self) -> FineSteps:
-        """What steps learners with a step size per unit or weight."""
-        moves = fine_moves_for(self.stacked) if self.on_cpu else None
-        return FineSteps(self.stacked) if moves is None else NativeFineSteps(self.stacked, moves)
-
-    def _whole(self, compiled: bool) -> Any:
-        """What steps blocks of whole tensors: C, a compiled program, or torch's operations."""
-        moves = moves_for(self.stacked) if self.on_cpu else None
-        if moves is not None:
-            return NativeSteps(self.stacked, moves)
-        can = compiled and (not self.on_cpu or bool(shutil.which("g++") or shutil.which("cl")))
-        if can or not self.on_cpu:
-            return DeviceSteps(self.stacked, can)
-        return Tiles(self.stacked)
+    def _engines(self, engine: str, compiled: bool) -> list[Engine]:
+        """The ways to step, the first that can do it first."""
+        on_cpu, s = self.learners.on_cpu, self.learners
+        if engine != AUTO:
+            w = s.w[0]
+            return engines_for(engine, s.base, s.meta, s.granularity, w.device, w.dtype)
+        can = compiled and (not on_cpu or bool(shutil.which("g++") or shutil.which("cl")))
+        engines: list[Engine] = [Native()] if on_cpu else []
+        return [*engines, *([Compiled()] if can else []), Eager()]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with the learners in ``rows`` only."""
         self.network.keep(rows)
-        self.stacked.keep(rows)
-        if self.fine:
-            self.fine.keep(rows)
-        self.steps.build()
+        self.learners = self.learners.keep(rows)
+        self.block_names = [self.block_names[r] for r in rows]
         self._graph = None
 
-    def tensors(self) -> list[Tensor]:
-        """Everything that a step changes."""
-        return self.stacked.tensors() + (self.fine.tensors() if self.fine else [])
+    def step_sizes(self, row: int) -> dict[str, float]:
+        """Block name to alpha of one learner."""
+        names = self.block_names[row]
+        return dict(zip(names, self.learners.sizes.alpha[row].tolist(), strict=False))
+
+    def withheld(self, row: int) -> int:
+        """Number of one learner's updates that were withheld."""
+        return int(self.learners.sizes.withheld[row])
+
+    def check_finite(self, row: int) -> None:
+        """Raise what the optimiser itself would raise after a withheld update."""
+        self.learners.sizes.check_finite(self.block_names[row], row)
 
     def gradients(self, x: Tensor, y: Tensor) -> tuple[list[Gradient], Tensor, Tensor]:
         """Gradients, losses (R,) and shares right (R,) at the present weights."""
-        return self.network(self.stacked.w, x, y)
+        return self.network(self.learners.w, x, y)
 
     def step(self, x: Tensor, y: Tensor) -> Results:
         """One step of all: losses, shares right before it, and the step sizes (R, B) it used."""
         grads, loss, share = self.gradients(x, y)
-        alpha = self.stacked.alpha.clone()
-        try:
-            self.steps.step(grads)
-        except CannotCompile as error:
-            warnings.warn(f"torch.compile: {error}; going on without", ReplicaWarning, stacklevel=2)
-            self.steps = Tiles(self.stacked) if self.on_cpu else DeviceSteps(self.stacked)
-            self.steps.step(grads)
+        alpha = self.learners.sizes.alpha.clone()
+        self.update(grads)
         return loss, share, alpha
+
+    def update(self, grads: Sequence[Gradient]) -> None:
+        """The optimiser's part of a step."""
+        self.learners.sizes.calls += 1
+        while not self.engines[0].step(self.learners, grads):
+            engine = self.engines.pop(0)
+            if not self.engines:
+                raise NotBatchable(engine.why_not)
+            if isinstance(engine, Compiled):
+                text = f"{engine.why_not}; going on without"
+                warnings.warn(text, ReplicaWarning, stacklevel=2)
 
     def run(self, segment: Segment) -> Results:
         """All steps of a segment: losses and shares (steps, R), step sizes (steps, R, B)."""
-        step = self.step if self.on_cpu else self._captured(segment.x[0], segment.y[0])
+        step = self.step if self.learners.on_cpu else self._captured(segment.x[0], segment.y[0])
         rows = [step(x, y) for x, y in zip(segment.x, segment.y, strict=True)]
         losses, shares, alphas = (torch.stack(each) for each in zip(*rows, strict=True))
         return losses, shares, alphas
@@ -154,7 +161,7 @@ class Program:
         if self._graph is None or self._shape != x.shape:
             self._shape = x.shape
             try:
-                self._graph = capture(self.step, x, y, self.tensors())
+                self._graph = capture(self.step, x, y, self.learners.tensors())
             except RuntimeError as error:
                 line = str(error).strip().splitlines()[0]
                 text = f"CUDA graph: {line}; going on without"

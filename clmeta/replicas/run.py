@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from clmeta.errors import ClmetaError, RunFolderError, require
 from clmeta.record.runfolder import RunFolder
 from clmeta.replicas.chunk import Chunk
 from clmeta.replicas.network import NotBatchable
-from clmeta.replicas.program import Program, ReplicaWarning, rules_of
+from clmeta.replicas.program import Program, ReplicaWarning
 from clmeta.replicas.size import ELSEWHERE, ELSEWHERE_ON_DEVICE, choose_chunk, most_that_fit
+from clmeta.replicas.together import together
 from clmeta.runs.config import RunConfig
 from clmeta.runs.runner import Prepared, numerics, prepare, run
 
@@ -104,7 +104,7 @@ def run_replicas(
     require(chunk is None or chunk >= 1, "chunk", chunk, "must be at least 1")
     for path in paths:
         RunFolder(path).check_free(overwrite)
-    groups: dict[Hashable, list[Numbered]] = {}
+    groups: dict[str, list[Numbered]] = {}
     steps = []
     for number, (config, path) in enumerate(zip(configs, paths, strict=True)):
         prepared = prepare(config)
@@ -159,27 +159,12 @@ def learners_at_a_time(
     return most_that_fit(prepared, ELSEWHERE if memory is None else memory, len(configs))
 
 
-def _group(prepared: Prepared) -> Hashable:
+def _group(prepared: Prepared) -> str:
     """What learners of one batch must have in common."""
-    config, stream = prepared.config, prepared.stream
-    base, meta = rules_of(prepared)
-    shape = None
+    stream, tasks = prepared.stream, None
     if stream.batch_size > 1:  # smaller batches at the ends of tasks must coincide
-        tasks = [stream.n_samples(task) for task in range(stream.n_tasks)]
-        shape = (stream.batch_size, tuple(tasks))
-    return (
-        config.model,
-        json.dumps(config.model_options, sort_keys=True),
-        (stream.input_shape, stream.n_classes, shape),
-        (repr(base), repr(meta), prepared.optimizer.granularity),
-        (
-            config.base if base is None else "",
-            config.strategy,
-            config.device,
-            config.threads,
-            config.hessian,
-        ),
-    )
+        tasks = (stream.batch_size, *(stream.n_samples(task) for task in range(stream.n_tasks)))
+    return together(prepared.config, (stream.input_shape, stream.n_classes, tasks))
 
 
 def _run_group(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from clmeta.general.memory import GIB, available_bytes
+from clmeta.ground.machine import GIB, available_bytes
 from clmeta.replicas.lockstep import Lockstep
 from clmeta.replicas.program import Program, rules_of
 from clmeta.runs.config import RunConfig
@@ -97,7 +97,7 @@ def step_seconds(prepared: Prepared, size: int, repeats: int = 8) -> float:
     for at in range(min(repeats + 2, len(segment.y))):
         start = time.perf_counter()
         grads, _, _ = program.gradients(segment.x[at], segment.y[at])
-        program.steps.step(grads)
+        program.update(grads)
         if at >= 2:
             best = min(best, time.perf_counter() - start)
     return best

@@ -1,99 +1,176 @@
 """What one run is made of, as a value: frozen, stored as JSON, checked before anything trains."""
 
+# ruff: noqa: RUF009 - each field is an option, which says all that there is to say about it.
+
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from clmeta.errors import BadArgument, bad, require
-from clmeta.ground.checks import HESSIANS, NONFINITE, NUMBERS, check_numbers
+from clmeta.ground.checks import (
+    ALPHA0,
+    ETA,
+    FINE_BOUNDS,
+    GAMMA,
+    HESSIANS,
+    NONFINITE,
+    NUMBERS,
+    WEIGHT_DECAY,
+    check_numbers,
+)
+from clmeta.ground.names import learner_label, shown
+from clmeta.ground.seeds import check_seed
+from clmeta.runs.files import read_options
+from clmeta.runs.options import DATA, LEARNER, RUN, STEPS, documented, option, options_of
+from clmeta.runs.parse import among, write_value
+
+Blocks = str | Mapping[str, Any]
+ByBlock = float | Mapping[str, float]
+Bound = float | None
 
 #: What a config.json holds beside the options: facts of the run, which repeat by themselves.
 FACTS = "resolved"
-#: Options that change where or how fast a run goes, not what comes out.
-NOT_IDENTITY = ("data_root", "download", "device", "threads", "name")
+_FINE = "none; for node and weight blocks {} times alpha0"
 
 
+@documented
 @dataclass(frozen=True)
 class RunConfig:
     """All options of one run; two runs with equal configs see the same data and weights.
 
     Options that belong to one stream, model or rule are mappings of that thing's own keywords.
+    Names are registered ones (``clmeta list`` shows them) or ``package.module:name``. Numbers that
+    differ between blocks are a mapping, ``{"body": 1e-4, "head": 1e-3}``, in which ``"*"`` stands
+    for all other blocks; without it those have the default.
     ``dataclasses.replace`` makes a variant; `to_json` and `from_json` are inverse to each other.
 
     Args:
-        stream: a registered stream or preset.
-        stream_options: keywords of the stream, e.g. ``{"tasks": 5, "batch_size": 1}``.
-        dataset: a registered data set, an ``.npz`` file or a folder of images.
-        dataset_options: further keywords of ``clmeta.streams.load_dataset``.
-        data_root: folder in which named data sets are kept, and downloaded to.
-        download: fetch a named data set that is missing.
-        model: a registered network or ``package.module:factory``.
-        model_options: keywords of the network, e.g. ``{"hidden": 128}``.
-        base: a registered rule, or ``package.module:name`` of a torch optimiser.
-        base_options: keywords of the base rule, e.g. ``{"accumulate": True}``.
-        meta: a registered rule, or ``"none"`` for a fixed step size.
-        meta_options: keywords of the meta rule.
-        blocks: ``"scalar"``, ``"layer"``, ``"head"``, ... or block name to parameter-name prefixes.
-        alpha0: step size at the start.
-        eta: meta step size.
-        gamma: discount per step, in [0, 1].
-        weight_decay: decoupled weight decay kappa.
-        alpha_min, alpha_max: bounds of the step sizes; None: none.
-        nonfinite: ``"raise"`` or ``"skip"`` updates that are not finite.
-        hessian: second derivatives in the trace: ``"free"``, none; ``"exact"`` or ``"diagonal"``.
-        seed: of everything; data order and initial weights draw from separate generators, so runs
-            that differ only in the optimiser's options see the same data from the same weights.
-        device: where the model lives, in torch's notation.
-        strategy: a registered strategy; ``"plain"`` is the ordinary PyTorch loop.
-        strategy_options: keywords of the strategy.
-        evaluate: measure test accuracy at the end of each task.
-        threads: threads of torch on the CPU; at batch size one, more than 1 slows a run down.
-        name: what figures and tables call the method; by default composed from the rules.
+        {options}
 
     Raises:
         BadArgument: for an option that cannot work, whatever the data.
     """
 
-    stream: str = "permuted_inputs"
-    stream_options: Mapping[str, Any] = field(default_factory=dict)
-    dataset: str = "digits"
-    dataset_options: Mapping[str, Any] = field(default_factory=dict)
-    data_root: str = "data"
-    download: bool = True
-    model: str = "mlp"
-    model_options: Mapping[str, Any] = field(default_factory=dict)
-    base: str = "adamw"
-    base_options: Mapping[str, Any] = field(default_factory=dict)
-    meta: str = "adam"
-    meta_options: Mapping[str, Any] = field(default_factory=dict)
-    blocks: str | Mapping[str, Any] = "scalar"
-    alpha0: float = 1e-4
-    eta: float = 1e-3
-    gamma: float = 0.999
-    weight_decay: float = 0.0
-    alpha_min: float | None = None
-    alpha_max: float | None = None
-    nonfinite: str = "raise"
-    hessian: str = "free"
-    seed: int = 0
-    device: str = "cpu"
-    strategy: str = "plain"
-    strategy_options: Mapping[str, Any] = field(default_factory=dict)
-    evaluate: bool = True
-    threads: int = 1
-    name: str | None = None
+    stream: str = option("permuted_inputs", "Stream or preset; see clmeta list streams.", DATA)
+    stream_options: Mapping[str, Any] = option(
+        {}, "Options of the stream, e.g. tasks=5, steps_per_task=2000.", DATA, short=("-s",)
+    )
+    dataset: str = option(
+        "digits",
+        "Data set, .npz file or image folder; see clmeta list datasets. A preset brings its own.",
+        DATA,
+    )
+    dataset_options: Mapping[str, Any] = option(
+        {}, "Options of the data set, e.g. image_size=32 (pixels).", DATA
+    )
+    data_root: str = option("data", "Folder of named data sets.", DATA, identity=False)
+    download: bool = option(True, "Fetch a named data set that is missing.", DATA, identity=False)
+    model: str = option("mlp", "Network; see clmeta list models.", LEARNER)
+    model_options: Mapping[str, Any] = option(
+        {}, "Options of the network, e.g. hidden=128 (units).", LEARNER, short=("-m",)
+    )
+    strategy: str = option("plain", "How to learn from it; see clmeta list strategies.", LEARNER)
+    strategy_options: Mapping[str, Any] = option(
+        {}, "Options of the strategy, e.g. mem_size=500.", LEARNER
+    )
+    base: str = option(
+        "adamw", "Base update: a rule (clmeta list rules) or a torch optimiser's path.", STEPS
+    )
+    base_options: Mapping[str, Any] = option(
+        {}, "Options of the base update, e.g. accumulate=true.", STEPS
+    )
+    meta: str = option("adam", "Meta update: a rule, or none for a fixed step size.", STEPS)
+    meta_options: Mapping[str, Any] = option(
+        {}, "Options of the meta update.", STEPS, adaptive=True
+    )
+    blocks: Blocks = option(
+        "scalar",
+        "Which weights share a step size: see clmeta list blocks; or parameter-name prefixes, "
+        "body=features,classifier.1;head=classifier.3.",
+        STEPS,
+        apart=False,
+    )
+    alpha0: ByBlock = option(
+        ALPHA0,
+        "Step size at the start, above 0; or one for each block: body=1e-4,head=1e-3.",
+        STEPS,
+        apart=False,
+    )
+    eta: ByBlock = option(
+        ETA,
+        "Meta step size: of log alpha, per step; or one for each block.",
+        STEPS,
+        apart=False,
+        adaptive=True,
+    )
+    gamma: ByBlock = option(
+        GAMMA,
+        "Discount per step, in [0, 1]; 1 where nothing ever changes; or one for each block.",
+        STEPS,
+        apart=False,
+        adaptive=True,
+    )
+    weight_decay: ByBlock = option(
+        WEIGHT_DECAY,
+        "Decoupled: each step also shrinks weights by alpha times this; or one for each block.",
+        STEPS,
+        apart=False,
+    )
+    alpha_min: Bound = option(
+        None,
+        "Smallest step size.",
+        STEPS,
+        default_said=_FINE.format(write_value(FINE_BOUNDS[0])),
+        apart=False,
+    )
+    alpha_max: Bound = option(
+        None,
+        "Largest step size; inf for none.",
+        STEPS,
+        default_said=_FINE.format(write_value(FINE_BOUNDS[1])),
+        apart=False,
+    )
+    nonfinite: str = option(
+        "raise",
+        "An update that is not finite: raise ends the run, skip counts it.",
+        STEPS,
+        choices=NONFINITE,
+        apart=False,
+    )
+    hessian: str = option(
+        "free",
+        "Second derivatives in the trace: free (none), exact or diagonal.",
+        STEPS,
+        choices=HESSIANS,
+        adaptive=True,
+    )
+    imports: tuple[str, ...] = option(
+        (), "Module to import first, which registers names of your own.", RUN, identity=False
+    )
+    seed: int = option(0, "Seed of data order and initial weights.", RUN, apart=False)
+    device: str = option("cpu", "cpu, cuda, cuda:1, ...", RUN, identity=False)
+    threads: int = option(
+        1, "CPU threads of a run; at batch size one, 1 is fastest.", RUN, least=1, identity=False
+    )
+    evaluate: bool = option(True, "Measure test accuracy at each task's end.", RUN, apart=False)
+    name: str | None = option(
+        None,
+        "What tables and figures call the method.",
+        RUN,
+        default_said="made of the rules",
+        identity=False,
+    )
 
     def __post_init__(self) -> None:
-        for option in dataclasses.fields(self):
-            value = getattr(self, option.name)
-            object.__setattr__(self, option.name, _plain(option.name, str(option.type), value))
+        for name, each in OPTIONS.items():
+            object.__setattr__(self, name, each.plain(getattr(self, name)))
         _check_numbers(self)
 
     @property
@@ -104,16 +181,19 @@ class RunConfig:
         """
         if self.name:
             return self.name
-        blocks = self.blocks if isinstance(self.blocks, str) else "+".join(self.blocks)
-        adaptive = f"{self.base}/{self.meta} {blocks}"
-        if self.hessian != "free":
-            adaptive += f", {self.hessian} Hessian"
-        label = f"{self.base} fixed {self.alpha0:g}" if self.meta == "none" else adaptive
-        return label if self.strategy == "plain" else f"{label}, {self.strategy}"
+        label = learner_label(dataclasses.asdict(self))
+        if self.meta == "none":
+            label += f" {shown(self.alpha0)}"
+        elif self.hessian != "free":
+            label += f", {self.hessian} Hessian"
+        strategy = shown(self.strategy)
+        return label if strategy == "plain" else f"{label}, {strategy}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as plain JSON values, under their names."""
-        return json.loads(json.dumps({f.name: getattr(self, f.name) for f in _fields()}))
+        """The options as plain JSON values, under their names; infinity as ``"inf"``."""
+        values = {name: getattr(self, name) for name in OPTIONS}
+        finite = {name: "inf" if value == math.inf else value for name, value in values.items()}
+        return json.loads(json.dumps(finite))
 
     def to_json(self) -> str:
         """The options as JSON text."""
@@ -126,11 +206,10 @@ class RunConfig:
         Raises:
             BadArgument: for an unknown option, or as the class does.
         """
-        known = [f.name for f in _fields()]
         kept = {name: value for name, value in options.items() if name not in (FACTS, "method")}
-        for name, value in kept.items():
-            if name not in known:
-                bad(name, value, f"unknown option; known: {', '.join(known)}")
+        for name in kept:
+            if name not in OPTIONS:
+                bad(name, kept[name], f"unknown option; {among(name, OPTIONS)}")
         return cls(**kept)
 
     @classmethod
@@ -145,18 +224,17 @@ class RunConfig:
         return cls.from_dict(options)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> RunConfig:
-        """A config from a run's ``config.json``, or from the run folder that holds it."""
-        file = Path(path)
-        file = file / "config.json" if file.is_dir() else file
+    def from_file(cls, path: str | os.PathLike[str]) -> RunConfig:
+        """A config from a run's folder or ``config.json``, or another file of options.
+
+        Raises:
+            BadArgument: naming the file and what is wrong with it.
+        """
+        options = read_options(path)
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text file"
-            raise BadArgument(
-                f"config={str(path)!r}: {reason}; pass a run's config.json or its folder"
-            ) from error
-        return cls.from_json(text)
+            return cls.from_dict(options)
+        except BadArgument as error:
+            raise BadArgument(f"{os.fspath(path)}: {error}") from None
 
     def key(self, *, without: tuple[str, ...] = ()) -> str:
         """Ten hex digits that depend on what the run computes, and on nothing else.
@@ -165,7 +243,7 @@ class RunConfig:
             without: further options to leave out, e.g. ``("seed",)`` to group a method's seeds.
         """
         options = self.to_dict()
-        for name in (*NOT_IDENTITY, *without):
+        for name in {*NOT_IDENTITY, *without}:
             del options[name]
         text = json.dumps(options, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -174,45 +252,23 @@ class RunConfig:
         return hash(json.dumps(self.to_dict(), sort_keys=True))
 
 
-def _fields() -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(RunConfig)
-
-
-def _plain(name: str, kind: str, value: Any) -> Any:
-    """A value of the declared kind, copied so that later changes to it don't reach the config."""
-    if isinstance(value, Mapping):
-        require("Mapping" in kind, name, dict(value), "must not be a mapping")
-        require(all(isinstance(k, str) for k in value), name, dict(value), "keys must be text")
-        try:
-            return json.loads(json.dumps(dict(value), allow_nan=False))
-        except (TypeError, ValueError):
-            bad(name, dict(value), "must be made of text, finite numbers, lists and mappings")
-    require(not kind.startswith("Mapping"), name, value, "must be a mapping of options")
-    if value is None and "None" in kind:
-        return None
-    if "str" in kind:
-        require(isinstance(value, str) and value != "", name, value, "must be text")
-    elif kind == "bool":
-        require(isinstance(value, bool), name, value, "must be true or false")
-    elif kind == "int":
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        require(whole, name, value, "must be a whole number")
-    elif "float" in kind:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        require(number and math.isfinite(value), name, value, "must be a finite number")
-        return float(value)
-    return value
+#: The options of a run by name, in the order in which help shows them.
+OPTIONS = options_of(RunConfig)
+#: Options that change where or how fast a run goes, not what comes out.
+NOT_IDENTITY = tuple(name for name, each in OPTIONS.items() if not each.identity)
 
 
 def _check_numbers(config: RunConfig) -> None:
-    check_numbers({name: getattr(config, name) for name in NUMBERS})
-    low, high = config.alpha_min, config.alpha_max
-    require(low is None or low >= 0, "alpha_min", low, "must not be negative")
-    inside = (low or 0) <= config.alpha0 <= (math.inf if high is None else high)
-    mend = f"must lie between alpha_min={low} and alpha_max={high}"
-    require(inside, "alpha0", config.alpha0, mend)
-    for name, choices in (("nonfinite", NONFINITE), ("hessian", HESSIANS)):
+    usual = dict(zip(NUMBERS, (ALPHA0, ETA, GAMMA, WEIGHT_DECAY), strict=True))
+    for name in NUMBERS:
         value = getattr(config, name)
-        require(value in choices, name, value, f"use one of {', '.join(choices)}")
-    require(0 <= config.seed < 2**63, "seed", config.seed, "must lie in [0, 2^63)")
-    require(config.threads >= 1, "threads", config.threads, "must be at least 1")
+        for number in value.values() if isinstance(value, Mapping) else (value,):
+            check_numbers({**usual, name: number})
+    low, high = config.alpha_min, config.alpha_max
+    require(low is None or 0 <= low < math.inf, "alpha_min", low, "must lie in [0, infinity)")
+    require(high is None or high > (low or 0), "alpha_max", high, f"must exceed alpha_min={low}")
+    first = config.alpha0
+    for number in first.values() if isinstance(first, Mapping) else (first,):
+        inside = (low or 0) <= number <= (math.inf if high is None else high)
+        require(inside, "alpha0", first, f"must lie between alpha_min={low} and alpha_max={high}")
+    check_seed(config.seed)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from clmeta.blocks import FINE, partition_names
 from clmeta.errors import BadArgument, ClmetaError, bad
-from clmeta.lookup import check_options, load_object
+from clmeta.ground.checks import NUMBERS
+from clmeta.ground.devices import as_device
+from clmeta.ground.seeds import derive_seed
+from clmeta.lookup import check_options, failing_as
 from clmeta.models import make_model
 from clmeta.optim.optimizer import MetaOptimize
 from clmeta.record.recorder import Recorder
 from clmeta.record.runfolder import RunFolder
-from clmeta.rules import RULES, Rule
-from clmeta.runs.config import FACTS, RunConfig
+from clmeta.rules import Rule, update_class
+from clmeta.runs.config import FACTS, OPTIONS, RunConfig
+from clmeta.runs.imports import import_modules
+from clmeta.runs.parse import among
 from clmeta.strategies.entries import STRATEGIES
 from clmeta.strategies.registry import COMMON
 
@@ -104,7 +109,8 @@ def run(
                 evaluate=config.evaluate,
                 **config.strategy_options,
             )
-            recorder.close(_summary(prepared, online))
+            optimizer = prepared.optimizer
+            recorder.close(summary(config, online, optimizer.step_sizes(), optimizer.withheld))
     return RunResult(config, Path(folder), online)
 
 
@@ -114,9 +120,10 @@ def prepare(config: RunConfig, data: ArrayData | None = None) -> Prepared:
     Raises:
         BadArgument: naming option, value and mend.
     """
+    import_modules(config.imports)
     strategy = STRATEGIES.get(config.strategy)
     check_options(strategy, config.strategy_options, "strategy option", skip=3, hidden=COMMON)
-    device = _device(config.device)
+    device = as_device(config.device)
     stream = make_config_stream(config, data, device)
     seed = derive_seed(config.seed, "model")
     options = config.model_options
@@ -154,33 +161,49 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> MetaOptimize:
     """
     base = _rule("base", config.base, config.base_options)
     meta = "none" if config.meta == "none" else _rule("meta", config.meta, config.meta_options)
+    params, blocks = _parameters(config, model.named_parameters())
+    numbers = {name: getattr(config, name) for name in NUMBERS}
+    usual = {name: OPTIONS[name].default for name, v in numbers.items() if isinstance(v, Mapping)}
     try:
         return MetaOptimize(
-            model.named_parameters(),
+            params,
             base=base,
             meta=meta,
-            blocks=config.blocks,
-            alpha0=config.alpha0,
-            eta=config.eta,
-            gamma=config.gamma,
-            weight_decay=config.weight_decay,
+            blocks=blocks,
             alpha_min=config.alpha_min,
             alpha_max=config.alpha_max,
             nonfinite=config.nonfinite,
             hessian=config.hessian,
+            **{**numbers, **usual},
         )
     except (TypeError, ValueError) as error:
-        if isinstance(error, ClmetaError) or isinstance(base, Rule):
+        if isinstance(base, Rule) or (isinstance(error, ClmetaError) and not error.__cause__):
             raise
         shown = ", ".join(f"{name}={value!r}" for name, value in config.base_options.items())
-        mend = f"does not take the base options {shown or 'none'} ({error}); change them"
+        theirs = error.__cause__ or error
+        mend = f"does not take the base options {shown or 'none'} ({theirs}); change them"
         raise BadArgument(f"base={config.base!r}: {mend}") from error
 
 
-def derive_seed(seed: int, purpose: str) -> int:
-    """A seed for one purpose, so that no draw moves another (streams derive theirs likewise)."""
-    digest = hashlib.sha256(f"clmeta/{seed}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") % (1 << 63)
+def _parameters(config: RunConfig, named: Iterable[tuple[str, nn.Parameter]]) -> tuple[Any, Any]:
+    """Parameters and blocks as MetaOptimize takes them: a group a block, where numbers differ."""
+    own = {n: v for n in NUMBERS if isinstance(v := getattr(config, n), Mapping)}
+    if not own:
+        return named, config.blocks
+    params = dict(named)
+    partition = partition_names(params, config.blocks)
+    groups: list[dict[str, Any]] = [
+        {"name": block, "params": [(name, params[name]) for name in names]}
+        for block, names in partition.items()
+    ]
+    for option, values in own.items():
+        for block in values:
+            if block not in (*partition, "*"):
+                bad(option, dict(values), f"no block {block!r}; {among(block, [*partition, '*'])}")
+        rest = values.get("*", OPTIONS[option].default)
+        for group in groups:
+            group[option] = values.get(group["name"], rest)
+    return groups, config.blocks if config.blocks in FINE else "scalar"
 
 
 @functools.lru_cache(maxsize=2)
@@ -194,30 +217,12 @@ def _load(dataset: str, root: str, download: bool, options_text: str) -> ArrayDa
 
 def _rule(level: str, name: str, options: Mapping[str, Any]) -> Any:
     """A rule, or for the base ``package.module:name`` of a rule or torch optimiser."""
-    if ":" in name:
-        kind = load_object(name, level)
-        is_rule = isinstance(kind, type) and issubclass(kind, Rule)
-        if not is_rule and (level == "meta" or not callable(kind)):
-            bad(level, name, f"name one of {', '.join(RULES.names())} or a clmeta.rules.Rule")
-        check_options(kind, options, f"{level} option", hidden=("params", "lr"))
-        return kind(**options) if is_rule else functools.partial(kind, **options)
-    try:
-        rule = RULES.get(name, level)
-    except BadArgument as error:
-        more = "none" if level == "meta" else "package.module:name of a torch optimiser"
-        raise BadArgument(f"{error}, {more}") from None
-    check_options(rule, options, f"{level} option")
-    return rule(**options)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadArgument(f"device={name!r}: {reason}; use cpu, or cuda where it works") from None
-    return device
+    kind = update_class(name, level)
+    check_options(kind, options, f"{level} option", hidden=("params", "lr"))
+    if not (isinstance(kind, type) and issubclass(kind, Rule)):
+        return functools.partial(kind, **options)
+    with failing_as(level, name):
+        return kind(**options)
 
 
 def _check_output(config: RunConfig, model: nn.Module, stream: Stream) -> None:
@@ -244,15 +249,17 @@ def _check_output(config: RunConfig, model: nn.Module, stream: Stream) -> None:
         bad("model", config.model, f"{found}; it must be (batch, n_classes) = {expected}")
 
 
-def _summary(prepared: Prepared, online: OnlineResult) -> dict[str, Any]:
+def summary(
+    config: RunConfig, online: OnlineResult, step_sizes: Mapping[str, float], withheld: int
+) -> dict[str, Any]:
     """Run-level numbers beside those that the recorder counts itself."""
     tests = online.test_accuracy
     return {
-        "method": prepared.config.method,
-        "seed": prepared.config.seed,
+        "method": config.method,
+        "seed": config.seed,
         "mean_test_accuracy": sum(tests) / len(tests) if tests else None,
-        "step_sizes": prepared.optimizer.step_sizes(),
-        "withheld": prepared.optimizer.withheld,
+        "step_sizes": dict(step_sizes),
+        "withheld": withheld,
     }
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clmeta.errors import bad, require
+from clmeta.ground.names import flatten, method_labels, seed_of
+from clmeta.record.find import find_runs
 from clmeta.record.runfolder import RunFolder
 from clmeta.sweep.metrics import METRICS, Metric
 
@@ -29,7 +31,7 @@ class Best:
         value: its best value.
         mean, low, high: the metric on the seeds reported on, with its confidence interval; the
             bounds are NaN with one seed.
-        seeds: how many seeds that is.
+        tuned_on, reported_on: the seeds chosen on; those reported on, of finished runs.
         table: every value with ``value, mean, low, high, n`` on the seeds chosen on, best first;
             `gain` and its bounds are the best value's paired difference to the row's.
         warnings: what to know before relying on it.
@@ -41,9 +43,15 @@ class Best:
     mean: float
     low: float
     high: float
-    seeds: int
+    tuned_on: list[int]
+    reported_on: list[int]
     table: pd.DataFrame
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds are reported on."""
+        return len(self.reported_on)
 
 
 def best(
@@ -91,17 +99,9 @@ def best(
 
 
 def _frame(
-    folders: Sequence[str | os.PathLike[str]],
-    option: str,
-    metric: Metric,
-    where: Mapping[str, Any],
+    folders: Sequence[str | os.PathLike[str]], option: str, metric: Metric, where: Mapping[str, Any]
 ) -> pd.DataFrame:
     """A row for each run, unfinished ones too: method, key and value of the option, seed, score."""
-    import pandas as pd
-
-    from clmeta.analysis.labels import flatten, method_labels, seed_of
-    from clmeta.analysis.load import find_runs
-
     runs = [RunFolder(path) for path in find_runs(*folders)]
     flat = [{**config, **flatten(config)} for config in (run.config for run in runs)]
     for name in (option, *where):
@@ -116,6 +116,8 @@ def _frame(
         list(map(str, folders)),
         "no run is finished; start the sweep again to finish it",
     )
+    import pandas as pd
+
     rows = []
     for i in kept:
         value = flat[i].get(option)
@@ -206,7 +208,8 @@ def _choose(
         mean,
         low,
         high,
-        int(row["n"]),
+        list(tune),
+        sorted(int(seed) for seed in final["seed"]),
         table.drop(columns="key").reset_index(drop=True),
         warnings,
     )

@@ -134,11 +134,18 @@ class Claims:
         with self._probe() as probe:
             return self._alive(name, self._read(name), probe.now)
 
+    def remove_if_empty(self) -> None:
+        """Remove the folder of claims and the one it is in, where nothing is left in them."""
+        with suppress(OSError):
+            self.folder.rmdir()
+            self.folder.parent.rmdir()
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
 
     def _probe(self) -> _Probe:
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)  # another may have removed it, empty
             return _Probe(self.folder / f".{uuid.uuid4().hex}", json.dumps(self.owner))
         except OSError as error:
             raise self._explain(error) from error

@@ -15,11 +15,11 @@ from typing import Any
 from rich.console import Console
 
 from clmeta.errors import BadArgument, ClmetaError, bad
-from clmeta.general.memory import GIB
+from clmeta.ground.machine import GIB
 from clmeta.record.runfolder import write_atomically
 from clmeta.sweep.jobs import Event, OnEvent
 from clmeta.sweep.plan import PRIVATE, Chunk
-from clmeta.sweep.work import Told, do_chunk
+from clmeta.sweep.work import do_chunk
 
 #: Seconds between two looks at the tasks.
 POLL = 1.0
@@ -57,15 +57,15 @@ def minutes(text: Any) -> int:
 class ChunkTask:
     """What a task of the cluster does; preempted, it is requeued and does what is then missing."""
 
-    def __call__(self, chunk: Chunk) -> list[Told]:
+    def __call__(self, chunk: Chunk) -> list[Event]:
         """Do a chunk; returns what became of its runs."""
         import submitit
         from submitit.core.utils import UncompletedJobError
 
-        said: list[Told] = []
+        said: list[Event] = []
         noted = 0.0
 
-        def tell(event: Told) -> None:
+        def tell(event: Event) -> None:
             nonlocal noted
             if event.kind != "progress":
                 said.append(event)
@@ -199,14 +199,14 @@ def _tell_end(number: int, job: Any, tell: OnEvent) -> None:
         return
     for event in job.result():
         if event.kind != "started":
-            tell(Told(**{**event.__dict__, "job": number}))
+            tell(Event(**{**event.__dict__, "job": number}))
 
 
 def _progress_file(chunk: Chunk) -> Path:
     return chunk.output / PRIVATE / f"progress-{chunk.runs[0].name}.json"
 
 
-def _note_progress(chunk: Chunk, event: Told) -> None:
+def _note_progress(chunk: Chunk, event: Event) -> None:
     text = json.dumps({"runs": event.runs, "done": event.done, "steps": event.steps})
     with suppress(OSError):  # a full disk shows where it matters
         write_atomically(_progress_file(chunk), lambda file: file.write(text.encode()))
@@ -215,7 +215,7 @@ def _note_progress(chunk: Chunk, event: Told) -> None:
 def _tell_progress(number: int, chunk: Chunk, tell: OnEvent) -> None:
     with suppress(OSError, ValueError, TypeError):
         noted = json.loads(_progress_file(chunk).read_text())
-        tell(Told(number, "progress", **noted))
+        tell(Event(number, "progress", **noted))
 
 
 def _say(text: str) -> None:

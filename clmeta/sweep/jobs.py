@@ -1,4 +1,4 @@
-"""Many runs over a few processes: events while they go on, an outcome for each at the end."""
+"""Many jobs over a few processes: events while they go on, an outcome for each at the end."""
 
 from __future__ import annotations
 
@@ -6,51 +6,49 @@ import contextlib
 import multiprocessing
 import signal
 import threading
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from clmeta.errors import ClmetaError
-from clmeta.runs.config import RunConfig
-
-if TYPE_CHECKING:
-    from clmeta.strategies.plain import Progress
+from typing import Any
 
 #: Seconds that an interrupted process has to write what it recorded.
 GRACE = 30.0
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run to do: its config and its folder."""
-
-    config: RunConfig
-    folder: Path
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
 class Event:
     """Something that happened to job number `job`.
 
+    Kinds: ``"started"``, ``"progress"``, ``"run finished"``, ``"run failed"``, ``"note"`` for
+    something to know, in `error`; and as a job's last ``"finished"``, ``"failed"`` or
+    ``"interrupted"``.
+
     Attributes:
-        job: index into the jobs.
-        kind: ``"started"``, ``"progress"``, ``"finished"``, ``"failed"`` or ``"interrupted"``.
-        progress: where the run stands, for ``"progress"``.
-        error: one line, for ``"failed"``.
+        job: its number.
+        kind: one of those above.
+        error: one line, for what failed.
         trace: the traceback, if the error is not one that clmeta raises on purpose.
+        run: the name of the run's folder, for what happened to a run.
+        runs: how many runs the progress covers.
+        done: steps done of `steps`, for each of them.
+        steps: steps in all.
+        accuracy, alpha: online accuracy so far and step sizes, of a run that trains alone.
+        elsewhere: the job ended undone, because another process holds one of its runs.
     """
 
     job: int
     kind: str
-    progress: Progress | None = None
     error: str | None = None
     trace: str | None = None
+    run: str | None = None
+    runs: int = 1
+    done: int = 0
+    steps: int = 0
+    accuracy: float | None = None
+    alpha: Mapping[str, float] | None = None
+    elsewhere: bool = False
 
 
 OnEvent = Callable[[Event], object]
@@ -59,55 +57,24 @@ Do = Callable[[int, Any, OnEvent], Event]
 ENDS = ("finished", "failed", "interrupted")
 
 
-def run_jobs(
-    jobs: Sequence[Any],
-    processes: int = 1,
-    on_event: OnEvent | None = None,
-    do: Do | None = None,
-) -> list[Event]:
+def run_jobs(jobs: Sequence[Any], processes: int, tell: OnEvent, do: Do) -> list[Event]:
     """Do all jobs, each to its end whatever becomes of the others.
 
     Args:
-        jobs: the runs, each a `Job`; or whatever ``do`` does.
+        jobs: whatever ``do`` does.
         processes: how many to do at a time; 1 does them in this process.
-        on_event: called in this process with every event.
+        tell: called in this process with every event.
         do: does one job; a function of a module, so that processes find it.
 
     Returns:
         The last event of each job, in order.
 
     Raises:
-        KeyboardInterrupt: after every run under way has written what it recorded.
+        KeyboardInterrupt: after every job under way has written what it recorded.
     """
-    tell = on_event or (lambda event: None)
-    do = do or _run_here
     if processes <= 1 or len(jobs) <= 1:
         return [do(number, job, tell) for number, job in enumerate(jobs)]
     return _Pool(jobs, min(processes, len(jobs)), tell, do).run()
-
-
-def _run_here(number: int, job: Job, tell: OnEvent) -> Event:
-    from clmeta.runs.runner import run
-
-    tell(Event(number, "started"))
-    try:
-        run(
-            job.config,
-            job.folder,
-            overwrite=job.overwrite,
-            on_progress=lambda progress: tell(Event(number, "progress", progress)),
-        )
-        last = Event(number, "finished")
-    except KeyboardInterrupt:
-        tell(Event(number, "interrupted"))
-        raise
-    except ClmetaError as error:
-        last = Event(number, "failed", error=str(error))
-    except Exception as error:
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
-        last = Event(number, "failed", error=line, trace=traceback.format_exc())
-    tell(last)
-    return last
 
 
 def _work(pipe: Connection, do: Do) -> None:

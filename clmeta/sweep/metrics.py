@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from clmeta.lookup import Wanted, takes
 from clmeta.record.runfolder import RunFolder
 from clmeta.registry import Registry
 
@@ -25,7 +26,14 @@ class Metric:
     share: bool = True
 
 
-METRICS: Registry[Metric] = Registry("metric")
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    Wanted(
+        "a function from a RunFolder to a number, or a clmeta.sweep.metrics.Metric",
+        lambda found: isinstance(found, Metric) or takes(1)(found),
+        lambda found: found if isinstance(found, Metric) else Metric(found),
+    ),
+)
 
 
 def metric(
@@ -34,7 +42,7 @@ def metric(
     """Decorator that enters a function of a finished run's folder as a metric."""
 
     def enter(read: Callable[[RunFolder], float]) -> Callable[[RunFolder], float]:
-        METRICS.register(name, about=read.__doc__)(Metric(read, higher, share))
+        METRICS.register(name, about=read.__doc__, source=read)(Metric(read, higher, share))
         return read
 
     return enter

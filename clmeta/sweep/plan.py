@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,8 @@ from typing import Any
 from clmeta.errors import RunFolderError
 from clmeta.record.runfolder import RunFolder, write_atomically
 from clmeta.runs.config import RunConfig
+from clmeta.sweep.folders import run_folder
 
-#: Options in which runs that train together may differ.
-MAY_DIFFER = (
-    "seed",
-    "blocks",
-    "alpha0",
-    "eta",
-    "gamma",
-    "weight_decay",
-    "alpha_min",
-    "alpha_max",
-    "nonfinite",
-)
 #: Most runs of a chunk, on the CPU and on a GPU, unless told otherwise: what is lost when a sweep
 #: is killed stays bearable.
 MOST = 32
@@ -83,17 +71,6 @@ class Chunk:
         return [run for run in self.runs if not run.finished]
 
 
-def run_folder(output: Path, config: RunConfig) -> Path:
-    """A readable folder that depends on what the run computes: ``adamw-fixed-0.0001-seed-0-<key>``.
-
-    The options swept are not part of it, so that a larger sweep finds the runs of a smaller one.
-    """
-    blocks = config.blocks if isinstance(config.blocks, str) else "+".join(config.blocks)
-    learner = ("fixed",) if config.meta == "none" else (config.meta, blocks)
-    words = [config.base, *learner, f"{config.alpha0:g}", "seed", str(config.seed), config.key()]
-    return output / re.sub(r"[^\w.+-]+", "-", "-".join(words))
-
-
 def sweep_runs(output: Path, configs: Sequence[RunConfig]) -> list[SweepRun]:
     """Each config with its folder below ``output``; configs that compute the same once."""
     runs = {run_folder(output, config): config for config in reversed(configs)}
@@ -128,6 +105,7 @@ def plan(
         RunFolderError: if the plan cannot be read or written.
     """
     from clmeta.replicas.run import learners_at_a_time
+    from clmeta.replicas.together import together
 
     file = output / PRIVATE / "chunks.json"
     by_name = {run.name: run for run in runs}
@@ -145,9 +123,7 @@ def plan(
                 waiting.pop(name, None)
     groups: dict[str, list[SweepRun]] = {}
     for run in waiting.values():
-        finer = run.config.blocks if run.config.blocks in ("node", "weight") else ""
-        group = f"{run.config.key(without=MAY_DIFFER)} {run.config.device} {finer}"
-        groups.setdefault(group, []).append(run)
+        groups.setdefault(together(run.config), []).append(run)
     added: list[list[str]] = []
     for group_runs in groups.values():
         configs = [run.config for run in group_runs]

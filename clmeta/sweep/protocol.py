@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clmeta.errors import bad, require
+from clmeta.lookup import Wanted
 from clmeta.registry import Registry
 from clmeta.sweep.spec import SweepSpec
 
@@ -67,7 +68,9 @@ class Row:
         return [fixed, *({**adaptive, "blocks": blocks} for blocks in ADAPTIVE)]
 
 
-ROWS: Registry[Row] = Registry("base update")
+ROWS: Registry[Row] = Registry(
+    "base update", Wanted("a clmeta.sweep.protocol.Row", lambda found: isinstance(found, Row))
+)
 ROWS.register("adamw", "AdamW base, Adam meta")(
     Row("AdamW", "adamw", "adam", 1e-4, 1e-3, 0.1, decades(-5, -2), ADAM, ADAM)
 )
@@ -90,6 +93,7 @@ def figure_4(
     data_root: str = "data",
     download: bool = True,
     device: str = "cpu",
+    imports: Sequence[str] = (),
     tasks: int = 10,
     classes_per_task: int = 10,
     steps_per_task: int | None = None,
@@ -100,7 +104,7 @@ def figure_4(
         bases: names in `ROWS`.
         seeds: of class order, sample order, augmentation and initial weights.
         dataset: ``"cifar100"``, or any data of its shape by name or path.
-        data_root, download, device: as in `clmeta.runs.config.RunConfig`.
+        data_root, download, device, imports: as in `clmeta.runs.config.RunConfig`.
         tasks, classes_per_task: 10 and 10 in the paper, which also has 5 and 20.
         steps_per_task: None for one pass over each task's images.
 
@@ -122,6 +126,7 @@ def figure_4(
         "data_root": data_root,
         "download": download,
         "device": device,
+        "imports": list(imports),
         "model": "cnn",
         "gamma": 0.999,
         "nonfinite": "skip",

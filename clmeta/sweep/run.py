@@ -5,22 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from clmeta.errors import require
+from clmeta.errors import RunFolderError, require
+from clmeta.ground.checks import NUMBERS
 from clmeta.runs.config import RunConfig
 from clmeta.sweep.claims import Claims
 from clmeta.sweep.jobs import Event, OnEvent, run_jobs
 from clmeta.sweep.plan import PRIVATE, Chunk, SweepRun, plan, sweep_runs
-from clmeta.sweep.work import Told, do_chunk, keep_error
+from clmeta.sweep.work import do_chunk, keep_error
 
 #: Seconds between two looks at runs that another process does.
 POLL = 0.5
-#: Options whose values `RunConfig` checks by itself, whatever the data.
-NUMBERS = ("seed", "alpha0", "eta", "gamma", "weight_decay")
 
 
 class Launcher(Protocol):
@@ -85,16 +84,16 @@ class SweepResult:
 
 
 class Watcher(Protocol):
-    """Gets told how a sweep goes; see `clmeta.cli.sweep_display.SweepDisplay`."""
+    """Gets told how it goes."""
 
-    def plan(self, runs: int, finished: int, planned: int) -> None:
-        """Of ``runs``, so many are finished and so many are about to be done here."""
+    def plan(self, runs: int, finished: int, chunks: Sequence[Chunk]) -> None:
+        """Of ``runs``, so many are finished; the chunks are about to be done here."""
 
     def waiting(self, finished: int) -> None:
         """Other processes do what is left."""
 
     def show(self, event: Event) -> None:
-        """Something happened."""
+        """Something happened to one of the chunks last planned."""
 
 
 def run_sweep(
@@ -129,34 +128,83 @@ def run_sweep(
         KeyboardInterrupt: after the runs under way have written what they recorded.
     """
     require(len(configs) > 0, "configs", list(configs), "give at least one run")
-    require(chunk is None or chunk >= 1, "chunk", chunk, "must be at least 1")
+    launcher = launcher or LocalLauncher(1 if configs[0].device != "cpu" else None)
     folder = Path(output)
     runs = sweep_runs(folder, configs)
-    result = SweepResult(folder, runs)
-    missing = [run for run in runs if not run.finished]
+    check([run.config for run in runs if not run.finished], folder, launcher)
+    return do_runs(runs, folder, launcher=launcher, chunk=chunk, watcher=watcher)
+
+
+def do_runs(
+    runs: Sequence[SweepRun],
+    output: Path,
+    *,
+    launcher: Launcher,
+    chunk: int | None = None,
+    together: bool = True,
+    watcher: Watcher | None = None,
+) -> SweepResult:
+    """Do the runs that are not finished yet, which were checked before; see `run_sweep`.
+
+    Args:
+        runs: each with its folder, at or below ``output``.
+        output: the folder of all.
+        launcher, chunk, watcher: as for `run_sweep`.
+        together: whether runs may train together, which changes how they round.
+
+    Raises:
+        RunFolderError, KeyboardInterrupt: as `run_sweep` does.
+    """
+    require(chunk is None or chunk >= 1, "chunk", chunk, "must be at least 1")
+    result = SweepResult(output, list(runs))
     if watcher is not None:
-        watcher.plan(len(runs), len(runs) - len(missing), len(missing))
-    if missing:
-        launcher = launcher or LocalLauncher(1 if runs[0].config.device != "cpu" else None)
-        check([run.config for run in missing], device=None if launcher.here else "cpu")
-        _Sweep(result, launcher, watcher).do(chunk)
+        watcher.plan(len(runs), sum(run.finished for run in runs), ())
+    if any(not run.finished for run in runs):
+        sweep = _Sweep(result, launcher, watcher)
+        try:
+            sweep.do(chunk, together)
+        finally:
+            sweep.claims.remove_if_empty()
     return result
 
 
-def check(configs: Sequence[RunConfig], device: str | None = None) -> None:
-    """Build what the runs train with, once for those that differ in numbers only.
+def check(configs: Sequence[RunConfig], output: Path, launcher: Launcher) -> None:
+    """Everything that can be known before training.
+
+    What runs train with is built, once for those that differ in numbers only.
 
     Args:
-        configs: the runs.
-        device: in place of theirs, which may be on another machine.
+        configs: the runs that are to be done.
+        output: the folder of all.
+        launcher: where they will be done.
 
     Raises:
         BadArgument: for the first config that cannot work.
+        RunFolderError: if the output is no folder or cannot be written.
     """
     from clmeta.runs.runner import prepare
 
-    for config in {config.key(without=NUMBERS): config for config in configs}.values():
-        prepare(config if device is None else dataclasses.replace(config, device=device))
+    if configs:
+        check_writable(output)
+    for config in {_built(config): config for config in configs}.values():
+        prepare(config if launcher.here else dataclasses.replace(config, device="cpu"))
+
+
+def _built(config: RunConfig) -> str:
+    """Differs wherever what is built may differ; numbers `RunConfig` checks by itself."""
+    numbers = [name for name in NUMBERS if not isinstance(getattr(config, name), Mapping)]
+    return f"{config.key(without=('seed', *numbers))} {config.device} {config.imports}"
+
+
+def check_writable(folder: Path) -> None:
+    """Raise RunFolderError if a folder cannot be made or written; nothing is made."""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "must not be written" if there.is_dir() else "is no folder"
+        mend = "choose an output folder that can be written"
+        raise RunFolderError(f"cannot write {folder}: {there} {reason}; {mend}")
 
 
 class _Sweep:
@@ -169,8 +217,8 @@ class _Sweep:
         self.tried: set[Chunk] = set()
         self.under_way: list[Chunk] = []
 
-    def do(self, chunk: int | None) -> None:
-        chunks = self._plan(chunk)
+    def do(self, chunk: int | None, together: bool) -> None:
+        chunks = self._plan(chunk) if together else self._apart()
         while todo := [c for c in chunks if c not in self.tried and c.missing]:
             free = [c for c in todo if not self._held(c)]
             if free:
@@ -183,6 +231,10 @@ class _Sweep:
         for run in self.result.runs:  # what another sweep tried in the meantime
             if not run.finished and run.error is not None:
                 self.result.failed.setdefault(run.name, run.error["error"])
+
+    def _apart(self) -> list[Chunk]:
+        runs, output = self.result.runs, self.result.output
+        return [Chunk((run,), output) for run in runs if not run.finished]
 
     def _plan(self, chunk: int | None) -> list[Chunk]:
         with self.claims as claims:
@@ -209,14 +261,14 @@ class _Sweep:
 
     def _listen(self, event: Event) -> None:
         chunk = self.under_way[event.job]
-        if event.kind == "run failed" and isinstance(event, Told) and event.run:
+        if event.kind == "run failed" and event.run:
             self._note(event.run, event)
         elif event.kind == "failed":  # not a run's failure: its process died, or no claim
             for run in chunk.missing:
                 keep_error(run, event.error or "failed", event.trace, alone=False)
                 self._note(run.name, event)
             self.tried.add(chunk)
-        elif event.kind == "finished" and not (isinstance(event, Told) and event.elsewhere):
+        elif event.kind == "finished" and not event.elsewhere:
             self.tried.add(chunk)
         if self.watcher is not None:
             self.watcher.show(event)
@@ -228,9 +280,8 @@ class _Sweep:
 
     def _tell_plan(self, chunks: Sequence[Chunk]) -> None:
         if self.watcher is not None:
-            finished = sum(run.finished for run in self.result.runs)
-            planned = sum(len(chunk.missing) for chunk in chunks)
-            self.watcher.plan(len(self.result.runs), finished, planned)
+            runs = self.result.runs
+            self.watcher.plan(len(runs), sum(run.finished for run in runs), chunks)
 
     def _tell_waiting(self) -> None:
         if self.watcher is not None:

@@ -1,37 +1,25 @@
-"""What a sweep is made of: shared options, a grid, a list of methods, seeds; and its TOML file."""
+"""What a sweep is made of: shared options, a grid, a list of methods, seeds; and its file."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
+import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from clmeta.errors import BadArgument, bad, require
-from clmeta.runs.config import RunConfig
-from clmeta.runs.parse import parse_seeds, parse_value
+from clmeta.runs.config import FACTS, OPTIONS, RunConfig
+from clmeta.runs.files import read_options
+from clmeta.runs.imports import import_modules
+from clmeta.runs.parse import MOST_RUNS, among, parse_seeds, parse_value, split_values
+from clmeta.sweep.merge import dotted, merged, nested, without
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-#: Sections of a sweep's TOML file.
+#: Sections of a sweep's file.
 SECTIONS = ("output", "seeds", "run", "grid", "runs", "slurm")
 Grid = Mapping[str, Sequence[Any]]
-
-
-def _with_own_data(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A preset brings the data set that it was made for, unless one is named."""
-    if "dataset" in options or "stream" not in options:
-        return options
-    from clmeta.streams import preset_dataset
-
-    dataset = preset_dataset(options["stream"])
-    return options if dataset is None else {**options, "dataset": dataset}
 
 
 @dataclass(frozen=True)
@@ -39,7 +27,7 @@ class SweepSpec:
     """Every combination of the grid's values, for each method of a list, for each seed.
 
     Options are those of `RunConfig`; an option inside a mapping is written with a dot, as in
-    ``stream_options.tasks``.
+    ``stream_options.tasks``. What a method says of itself goes before what is said of all.
 
     Args:
         options: shared by all runs.
@@ -49,9 +37,11 @@ class SweepSpec:
         seeds: one run of everything for each; empty: the seed in ``options``.
         output: folder of the sweep, if the file names one.
         slurm: options of the cluster, if the file has them.
+        seen: description of the data that the run saw whose config this started from.
 
     Raises:
-        BadArgument: for an unknown option, a value that cannot work or a grid without values.
+        BadArgument: for an unknown option, one that is both given and in the grid, a value that
+            cannot work, a grid without values, or more runs than anybody means.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -60,24 +50,35 @@ class SweepSpec:
     seeds: Sequence[int] = ()
     output: str | None = None
     slurm: Mapping[str, Any] = field(default_factory=dict)
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
     def configs(self) -> list[RunConfig]:
         """The runs, methods outermost and seeds innermost; equal ones once."""
+        parts = [self._method(method) for method in self.methods or [{}]]
+        count = sum(math.prod(map(len, grid.values())) for _, grid in parts)
+        count *= max(len(self.seeds), 1)
+        require(count <= MOST_RUNS, "grid", f"{count:,} runs", f"start at most {MOST_RUNS:,}")
         configs = []
-        for method in self.methods or [{}]:
-            own = dict(method)
-            grid = {**_checked_grid(self.grid), **_checked_grid(own.pop("grid", {}))}
-            shared = merged(self.options, own)
+        for shared, grid in parts:
             for values in itertools.product(*grid.values()):
                 options = merged(shared, dict(zip(grid, values, strict=True)))
-                config = RunConfig.from_dict(_with_own_data(options))
+                config = RunConfig.from_dict(nested(_with_own_data(options)))
                 seeds = self.seeds or [config.seed]
                 configs += [dataclasses.replace(config, seed=seed) for seed in seeds]
         return list(dict.fromkeys(configs))
 
+    def _method(self, method: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+        """A method's options and grid."""
+        own = dict(method)
+        own_grid, shared_grid = _checked_grid(own.pop("grid", {})), _checked_grid(self.grid)
+        for options, grid in ((self.options, shared_grid), (own, own_grid)):
+            refuse_twice(options, grid)
+        grid = {**without(shared_grid, dotted(own)), **own_grid}
+        return merged(without(self.options, own_grid), own), grid
+
     @classmethod
-    def from_file(cls, path: str | Path) -> SweepSpec:
-        """A sweep from a TOML file.
+    def from_file(cls, path: str | os.PathLike[str], argument: str = "spec") -> SweepSpec:
+        """A sweep from a TOML or JSON file; of a run's folder or config: that run.
 
         ::
 
@@ -103,20 +104,25 @@ class SweepSpec:
         Raises:
             BadArgument: naming the file and what is wrong with it.
         """
+        content = read_options(path, argument)
         try:
-            content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise BadArgument(f"spec={str(path)!r}: {reason}; give a sweep's TOML file") from None
-        try:
-            return cls._from_toml(content)
+            if set(content) <= {*OPTIONS, FACTS, "method"}:
+                return cls._of_a_run(content)
+            return cls._of_sections(content)
         except BadArgument as error:
-            raise BadArgument(f"{path}: {error}") from None
+            raise BadArgument(f"{os.fspath(path)}: {error}") from None
 
     @classmethod
-    def _from_toml(cls, content: dict[str, Any]) -> SweepSpec:
+    def _of_a_run(cls, content: dict[str, Any]) -> SweepSpec:
+        facts = content.get(FACTS) or {}
+        options = {name: value for name, value in content.items() if name in OPTIONS}
+        RunConfig.from_dict(options)
+        return cls(options, seen=facts.get("stream", {}).get("data") or {})
+
+    @classmethod
+    def _of_sections(cls, content: dict[str, Any]) -> SweepSpec:
         for name in content:
-            mend = f"unknown entry; known: {', '.join(SECTIONS)} (a run's options go under [run])"
+            mend = f"unknown entry; {among(name, SECTIONS)} (a run's options go under [run])"
             require(name in SECTIONS, name, content[name], mend)
         for name in ("run", "grid", "slurm"):
             is_table = isinstance(content.get(name, {}), dict)
@@ -127,12 +133,11 @@ class SweepSpec:
         output = content.get("output")
         named = output is None or (isinstance(output, str) and output != "")
         require(named, "output", output, "must be the path of a folder")
-        seeds = _seeds(content.get("seeds", []))
         spec = cls(
             content.get("run", {}),
             content.get("grid", {}),
             methods,
-            seeds,
+            _seeds(content.get("seeds", [])),
             output,
             content.get("slurm", {}),
         )
@@ -140,36 +145,61 @@ class SweepSpec:
         return spec
 
     def changed(
-        self, options: Mapping[str, Any], grid: Grid, seeds: Sequence[int] | None
+        self, options: Mapping[str, Any], grid: Grid, seeds: Sequence[int] | None = None
     ) -> SweepSpec:
-        """The sweep with further options and grid values, which win, and with other seeds."""
+        """The sweep with further options and grid values, which win, and with other seeds.
+
+        Options of what another takes the place of, as of another stream, go with it.
+
+        Raises:
+            BadArgument: for an option that is both given and in the grid.
+        """
+        refuse_twice(options, grid)
+        gone = {*dotted(options), *grid} - {"imports"}
+        before = dotted(self.options)
+        replaced = [f"{n}_options" for n, v in options.items() if before.get(n, v) != v]
+        kept = without(before, [*grid, *replaced])
+        methods = [
+            {**without(m, gone), "grid": without(m.get("grid", {}), gone)} for m in self.methods
+        ]
+        other_data = any(name.startswith("dataset") for name in gone)
         return dataclasses.replace(
             self,
-            options=merged(self.options, options),
-            grid={**self.grid, **grid},
+            options=merged(kept, options),
+            grid={**without(self.grid, gone), **grid},
+            methods=methods,
             seeds=self.seeds if seeds is None else seeds,
+            seen={} if other_data else self.seen,
         )
 
 
-def merged(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` with ``changes``; dotted names and mappings of keywords change single keywords.
+def _with_own_data(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A preset brings the data set that it was made for, unless one is named."""
+    if "dataset" in options or "stream" not in options:
+        return options
+    import_modules(options.get("imports", ()))
+    from clmeta.streams import preset_dataset
 
-    Raises:
-        BadArgument: for a dotted name whose first part is not a mapping of keywords.
-    """
-    result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in options.items()}
-    for name, value in changes.items():
-        option, dot, keyword = name.partition(".")
-        if option.endswith("_options") and (dot or isinstance(value, Mapping)):
-            result[option] = {**result.get(option, {}), **({keyword: value} if dot else value)}
-        elif dot:
-            bad("option", name, "only *_options have keywords, as in stream_options.tasks")
-        else:
-            result[name] = value
-    return result
+    dataset = preset_dataset(options["stream"])
+    return options if dataset is None else {**options, "dataset": dataset}
 
 
-def parse_grid(words: Iterable[str] | None) -> dict[str, list[Any]]:
+def refuse_twice(options: Mapping[str, Any], grid: Mapping[str, Any]) -> None:
+    """Raise BadArgument for an option that is both given and in the grid."""
+    for name, value in dotted(options).items():
+        require(name not in grid, name, value, "is in the grid as well; give it once")
+
+
+def refuse_useless(names: Iterable[str], configs: Sequence[RunConfig]) -> None:
+    """Raise BadArgument for named options that no method has a use for."""
+    if all(config.meta == "none" for config in configs):
+        for name in names:
+            if name in OPTIONS and OPTIONS[name].adaptive:
+                value = getattr(configs[0], name)
+                bad(name, value, "has no use with meta='none', which learns no step size; drop one")
+
+
+def parse_grid(words: Iterable[str]) -> dict[str, list[Any]]:
     """``["alpha0=1e-5,1e-4", "blocks=scalar,head"]`` as option name to values.
 
     Commas inside brackets, braces and quotes don't separate values.
@@ -178,41 +208,33 @@ def parse_grid(words: Iterable[str] | None) -> dict[str, list[Any]]:
         BadArgument: for a word without ``=`` or without values, or a name given twice.
     """
     grid: dict[str, list[Any]] = {}
-    for word in words or ():
+    for word in words:
         name, equals, text = word.partition("=")
         name = name.strip().replace("-", "_")
-        values = [parse_value(part.strip()) for part in split_values(text)]
-        if not equals or not name or "" in values:
-            bad("grid", word, "write option=value,value, e.g. alpha0=1e-5,1e-4")
-        if name in grid:
-            bad("grid", word, f"{name} is given twice; list all of its values once")
-        grid[name] = values
-    return _checked_grid(grid)
+        parts = split_values(text)
+        complete = bool(equals and name) and "" not in parts
+        require(complete, "grid", word, "write option=value,value, e.g. alpha0=1e-5,1e-4")
+        require(name not in grid, "grid", word, f"{name} is given twice; list its values once")
+        _checked_grid({name: parts})
+        grid[name] = [_parse(name, part) for part in parts]
+    return grid
 
 
-def split_values(text: str) -> list[str]:
-    """Parts between the commas that are not inside brackets, braces or double quotes."""
-    parts, depth, quoted = [""], 0, False
-    for letter in text:
-        if letter == '"':
-            quoted = not quoted
-        elif not quoted:
-            depth += (letter in "[{") - (letter in "]}")
-        if letter == "," and depth == 0 and not quoted:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
+def _parse(name: str, text: str) -> Any:
+    """A value in a grid: as the option is written, keywords and lists as JSON."""
+    if "." in name or OPTIONS[name].kind.many:
+        return parse_value(text)
+    return OPTIONS[name].kind.parse(name, text)
 
 
 def _checked_grid(grid: Any) -> dict[str, list[Any]]:
     if not isinstance(grid, Mapping):
         bad("grid", grid, "must map options to lists of values")
-    known = [f.name for f in dataclasses.fields(RunConfig)]
+    grid = dotted(grid)
     for name, values in grid.items():
         require(name != "seed", "grid", name, "give seeds with --seeds or the file's seeds entry")
         option = name.partition(".")[0]
-        require(option in known, "grid", name, f"unknown option; known: {', '.join(known)}")
+        require(option in OPTIONS, "grid", name, f"unknown option; {among(option, OPTIONS)}")
         is_list = isinstance(values, Sequence) and not isinstance(values, str)
         require(is_list and len(values) > 0, f"grid.{name}", values, "must list at least one value")
     return {name: list(values) for name, values in grid.items()}
@@ -220,7 +242,7 @@ def _checked_grid(grid: Any) -> dict[str, list[Any]]:
 
 def _seeds(seeds: Any) -> list[int]:
     if isinstance(seeds, str):
-        return parse_seeds(seeds)
+        return parse_seeds("seeds", seeds)
     whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
     require(whole, "seeds", seeds, 'write "0-4" or a list of whole numbers')
     require(len(set(seeds)) == len(seeds), "seeds", seeds, "a seed is given twice; give each once")

@@ -6,58 +6,32 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clmeta.errors import ClmetaError, RunFolderError
 from clmeta.record.runfolder import RunFolder, as_json
 from clmeta.sweep.claims import Claims
-from clmeta.sweep.jobs import Event
+from clmeta.sweep.jobs import Event, OnEvent
 from clmeta.sweep.plan import PRIVATE, Chunk, SweepRun
-
-
-@dataclass(frozen=True)
-class Told(Event):
-    """Something that happened to chunk number `job` of a sweep.
-
-    Kinds beside those of `Event`: ``"run finished"``, ``"run failed"``, and ``"note"`` for
-    something to know, in `error`.
-
-    Attributes:
-        run: the name of the run's folder.
-        runs: how many runs the progress covers.
-        done: steps done of `steps`, for each of them.
-        steps: steps in all.
-        elsewhere: the chunk ended undone, because another process holds one of its runs.
-    """
-
-    run: str | None = None
-    runs: int = 1
-    done: int = 0
-    steps: int = 0
-    elsewhere: bool = False
-
-
-Tell = Callable[[Any], object]
 
 
 def do_chunk(
     number: int,
     chunk: Chunk,
-    tell: Tell,
+    tell: OnEvent,
     *,
     job: str | None = None,
     fatal: tuple[type[BaseException], ...] = (),
-) -> Told:
+) -> Event:
     """Do what is missing of a chunk; a run that fails leaves ``error.json`` and stops no other.
 
     Args:
         number: of the chunk, for what is told.
         chunk: the chunk.
-        tell: called with every `Told`.
+        tell: called with every `Event`.
         job: the cluster job that this process is, if any.
         fatal: errors that are not a run's and end everything.
 
@@ -65,18 +39,18 @@ def do_chunk(
         The last that was told.
     """
     worker = _Worker(number, chunk, _leaving_if_unheard(tell), fatal)
-    tell(Told(number, "started"))
+    tell(Event(number, "started"))
     try:
         with Claims(chunk.output / PRIVATE / "claims", job=job) as claims:
             if claims.take(run.name for run in chunk.missing):
                 worker.work()
-                last = Told(number, "finished")
+                last = Event(number, "finished")
             else:
-                last = Told(number, "finished", elsewhere=True)
+                last = Event(number, "finished", elsewhere=True)
     except RunFolderError as error:  # claims cannot be written: nothing else could
-        last = Told(number, "failed", error=str(error))
+        last = Event(number, "failed", error=str(error))
     except KeyboardInterrupt:
-        tell(Told(number, "interrupted"))
+        tell(Event(number, "interrupted"))
         raise
     except _Unheard as unheard:
         raise BrokenPipeError from unheard
@@ -88,8 +62,8 @@ class _Unheard(BaseException):
     """The process that listened is gone; no error of a run, so no handler of those may catch it."""
 
 
-def _leaving_if_unheard(tell: Tell) -> Tell:
-    def told(event: Told) -> None:
+def _leaving_if_unheard(tell: OnEvent) -> OnEvent:
+    def told(event: Event) -> None:
         try:
             tell(event)
         except OSError as error:
@@ -100,7 +74,7 @@ def _leaving_if_unheard(tell: Tell) -> Tell:
 
 class _Worker:
     def __init__(
-        self, number: int, chunk: Chunk, tell: Tell, fatal: tuple[type[BaseException], ...]
+        self, number: int, chunk: Chunk, tell: OnEvent, fatal: tuple[type[BaseException], ...]
     ) -> None:
         self.number = number
         self.chunk = chunk
@@ -148,9 +122,9 @@ class _Worker:
                 # does not suffice) shows here only.
                 line = f"{type(error).__name__}: {error}".splitlines()[0]
                 note = f"{len(missing)} runs go one by one: {line}"
-                self.tell(Told(self.number, "note", error=note))
+                self.tell(Event(self.number, "note", error=note))
         for warning in noted:
-            self.tell(Told(self.number, "note", error=str(warning.message)))
+            self.tell(Event(self.number, "note", error=str(warning.message)))
         for number, run in enumerate(runs):
             if run.finished and run in missing:
                 self._finished(run)
@@ -173,20 +147,22 @@ class _Worker:
         else:
             self._finished(run)
 
-    def _progress(self, progress: Any) -> None:
-        step, steps = progress.step, progress.steps
-        self.tell(Told(self.number, "progress", runs=self.runs, done=step, steps=steps))
+    def _progress(self, at: Any) -> None:
+        of_a_run: dict[str, Any] = {n: getattr(at, n, None) for n in ("accuracy", "alpha")}
+        self.tell(
+            Event(self.number, "progress", runs=self.runs, done=at.step, steps=at.steps, **of_a_run)
+        )
 
     def _finished(self, run: SweepRun) -> None:
         (run.folder / "error.json").unlink(missing_ok=True)
-        self.tell(Told(self.number, "run finished", run=run.name))
+        self.tell(Event(self.number, "run finished", run=run.name))
 
     def _failed(self, run: SweepRun, error: BaseException, alone: bool) -> None:
         expected = isinstance(error, ClmetaError)
         line = str(error) if expected else f"{type(error).__name__}: {error}".splitlines()[0]
         trace = None if expected else "".join(traceback.format_exception(error))
         keep_error(run, line, trace, alone)
-        self.tell(Told(self.number, "run failed", error=line, trace=trace, run=run.name))
+        self.tell(Event(self.number, "run failed", error=line, trace=trace, run=run.name))
 
 
 def keep_error(run: SweepRun, error: str, trace: str | None, alone: bool) -> None:
