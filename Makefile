@@ -1,5 +1,6 @@
 # make demo   the main job on real digits: sets up .venv by itself, needs nothing before it
 # make test   format, lint, types, tests; likewise
+# make test-slow  the tests that take minutes: every law on compiled steps;  make test-all  both
 # make venv   only sets up .venv
 # make clean  removes .venv and everything built
 #
@@ -13,7 +14,7 @@ SETUP := setup.cfg pyproject.toml Makefile
 # Tests are short and many; two processes fit the smallest machines in use.
 TESTERS ?= 2
 
-.PHONY: demo test venv clean python
+.PHONY: demo test test-slow test-all venv clean python
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -24,6 +25,11 @@ test: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS)
+
+test-slow: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) -m slow
+
+test-all: test test-slow
 
 venv: $(VENV)/.ready-dev
 

@@ -20,7 +20,6 @@ from clmeta.strategies import MetaOptimizePlugin, Online
 
 #: Warnings of Avalanche 0.6 and torch about their own code.
 IGNORED = (
-    "ignore:Call to deprecated function update:DeprecationWarning",
     "ignore:__array_wrap__ must accept context:DeprecationWarning",
     "ignore:Using a non-tuple sequence:UserWarning",
     "ignore:.torch.jit.script. is deprecated:FutureWarning",

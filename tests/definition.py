@@ -1,4 +1,4 @@
-"""The definition of the trace (equations.md, section 6, item 1), to check the engine against.
+"""The definition of the trace (Sec. 3, eqs. 5-7 of the paper), to check the engine against.
 
 Nothing here uses the engine's own step: the replay is the system written out again, and
 derivatives come from central differences of it.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from clmeta.general.engine import APPROXIMATIONS, HESSIANS, GeneralMetaOptimize
+from clmeta.general import APPROXIMATIONS, HESSIANS, GeneralMetaOptimize
 
 STEPS = 7
 EPS = 1e-6

@@ -1,4 +1,4 @@
-"""Small parameters, gradients and every path of MetaOptimize, for the tests of it."""
+"""Small parameters, gradients, and every way to step MetaOptimize, for the tests of it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,28 @@ import torch
 from torch import nn
 
 from clmeta import MetaOptimize
-from clmeta.engines.lists import ListPath
-from clmeta.engines.masked import MaskedPath
+from clmeta.engines.choose import ENGINES
+from clmeta.engines.eager import Eager
+from clmeta.native import cc
 
 SHAPES = [(4, 3), (4,), (2, 4), (2,)]
 NAMES = ["one.weight", "one.bias", "two.weight", "two.bias"]
+
+
+@ENGINES.register("masked", about="The way of accelerators, on the CPU: nothing is read back.")
+def masked():
+    return Eager(masked=True)
+
+
+needs_compiler = pytest.mark.skipif(cc.compiler() is None, reason="there is no C compiler")
+slow = pytest.mark.slow
+native = pytest.param("native", marks=needs_compiler)
+compiled = pytest.param("compiled", marks=slow)
+
+#: Engines that step rules; the compiled one takes seconds for each form of a step.
+QUICK = [native, "eager", "masked"]
+every_engine = pytest.mark.parametrize("engine", [*QUICK, compiled])
+every_granularity = pytest.mark.parametrize("granularity", ["scalar", "layer", "node", "weight"])
 
 
 def params_of(seed=0, dtype=torch.float64, shapes=SHAPES):
@@ -35,39 +52,41 @@ def gradients(steps, seed=1, dtype=torch.float64, shapes=SHAPES):
 
 def feed(params, grads):
     for p, g in zip(params, grads, strict=True):
-        p.grad = g.to(p.dtype, copy=True)
+        p.grad = None if g is None else g.to(p.dtype, copy=True)
 
 
-def masked(optimizer):
-    """The accelerators' path, on the CPU."""
-    optimizer._path = MaskedPath(optimizer, optimizer._path.rule, optimizer.granularity)
-    return optimizer
+def layers(engine, blocks="layer", **options):
+    """What makes an optimiser with a step size a layer, or finer ones."""
+    return lambda params: MetaOptimize(params, blocks=blocks, engine=engine, **options)
 
 
-def lists(optimizer):
-    """The path without a C compiler."""
-    optimizer._path = ListPath(optimizer, optimizer._path.rule)
-    return optimizer
-
-
-#: What makes an optimiser of rules take each of its paths.
-PATHS = {"native": lambda optimizer: optimizer, "lists": lists, "masked": masked}
-
+#: Optimisers of every kind, each for weights of any dtype.
 MAKERS = {
-    "native": lambda params: MetaOptimize(params, blocks="layer"),
-    "lists": lambda params: lists(MetaOptimize(params, blocks="layer")),
-    "masked": lambda params: masked(MetaOptimize(params, blocks="layer")),
+    "auto": layers("auto"),
+    "eager": layers("eager"),
+    "masked": layers("masked"),
     "wrapped": lambda params: MetaOptimize(params, torch.optim.AdamW, blocks="layer"),
     "fused": lambda params: MetaOptimize(
         params, functools.partial(torch.optim.AdamW, fused=True), blocks="layer"
     ),
-    "weight": lambda params: MetaOptimize(params, blocks="weight"),
-    "node": lambda params: MetaOptimize(params, blocks="node"),
-    "weight, masked": lambda params: masked(MetaOptimize(params, blocks="weight")),
-    "node, masked": lambda params: masked(MetaOptimize(params, blocks="node")),
-    "fixed": lambda params: MetaOptimize(params, meta="none", blocks="layer"),
+    "weight": layers("auto", "weight"),
+    "node": layers("auto", "node"),
+    "weight, eager": layers("eager", "weight"),
+    "node, eager": layers("eager", "node"),
+    "weight, masked": layers("masked", "weight"),
+    "node, masked": layers("masked", "node"),
+    "fixed": layers("auto", meta="none"),
 }
-every_path = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+COMPILED = {
+    "compiled": layers("compiled"),
+    "node, compiled": layers("compiled", "node"),
+    "weight, compiled": layers("compiled", "weight"),
+}
+every_kind = pytest.mark.parametrize(
+    "make",
+    [*MAKERS.values(), *(pytest.param(make, marks=slow) for make in COMPILED.values())],
+    ids=[*MAKERS, *COMPILED],
+)
 
 
 def build(make, dtype=torch.float32, seed=0):

@@ -242,5 +242,5 @@ def test_prequential_accuracy_forgets_what_left_the_window():
 
 @pytest.mark.parametrize("make", [StepSizeMetric, PrequentialAccuracy])
 def test_metrics_refuse_impossible_numbers(make):
-    with pytest.raises(BadArgument, match="every=0: give a whole number"):
+    with pytest.raises(BadArgument, match="every=0: must be a whole number"):
         make(every=0)

@@ -1,9 +1,10 @@
 """Runs under Avalanche that stop and go on, and runs by a strategy's name."""
 
+import math
 import pickle
 import re
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -24,8 +25,10 @@ from avalanche_parts import (
 )
 
 from clmeta import BadArgument, MetaOptimize
-from clmeta.lookup import check_options
+from clmeta.lookup import check_options, keywords_of
 from clmeta.record.recorder import Recorder
+from clmeta.runs.config import RunConfig
+from clmeta.runs.runner import run
 from clmeta.strategies import (
     STRATEGIES,
     MetaOptimizePlugin,
@@ -145,17 +148,43 @@ def test_options_of_registered_strategies_are_checked():
         check_options(STRATEGIES.get("replay"), {"memory": 5}, "option", skip=3, hidden=COMMON)
 
 
-# ---- the guide ---------------------------------------------------------------------------------
+#: Every number that a strategy can be given, with values that cannot work.
+WRONG = {
+    "mem_size": (0, -5, 2.5, "many", True),
+    "batch_size_mem": (0, -1, 1.5),
+    "ewc_lambda": (-1, math.inf, math.nan, "strong"),
+    "si_lambda": (-1e-3, math.nan),
+    "alpha": (-0.1, math.inf),
+    "beta": (-0.1, True),
+    "temperature": (0, -2.0, math.inf),
+}
 
 
-def examples():
-    text = (Path(__file__).parents[1] / "docs" / "avalanche.md").read_text(encoding="utf-8")
-    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+def own_options(name):
+    return keywords_of(STRATEGIES.get(name), skip=3, hidden=COMMON) or {}
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_the_guides_examples_run(number, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    exec(compile(examples()[number], f"docs/avalanche.md, example {number}", "exec"), {})
-    assert len(examples()) == 2
-    assert any(tmp_path.rglob("*.parquet" if number == 0 else "events.out.*"))
+def test_every_number_of_every_strategy_is_tried_below():
+    numbers = {option for name in STRATEGIES for option in own_options(name)}
+    assert numbers == set(WRONG)
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if own_options(name)])
+def test_options_out_of_range_are_named_before_anything_is_written(name, tmp_path):
+    for option in own_options(name):
+        for value in WRONG[option]:
+            message = f"strategy option {option}={value!r}: must be"
+            with pytest.raises(BadArgument, match=re.escape(message)):
+                STRATEGIES.get(name)(None, None, None, **{option: value})
+            if not isinstance(value, float) or math.isfinite(value):
+                config = RunConfig(strategy=name, strategy_options={option: value})
+                with pytest.raises(BadArgument, match=re.escape(message)):
+                    run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_of_numpy_are_taken(tmp_path):
+    options = {"mem_size": np.int64(5), "batch_size_mem": np.int32(2)}
+    stream_options = {"tasks": 2, "steps_per_task": 5}
+    config = RunConfig(stream_options=stream_options, strategy="replay", strategy_options=options)
+    assert run(config, tmp_path / "run").online.steps == 10

@@ -19,6 +19,7 @@ from clmeta.sweep.run import LocalLauncher, run_sweep
 from clmeta.sweep.spec import SweepSpec
 
 SPEC = SweepSpec({"stream_options": {"tasks": 2, "steps_per_task": 40}}, {"alpha0": [1e-3, 1e-2]})
+WILD = {"base": "sgd", "meta": "none", "weight_decay": 1.0}
 SLURM = Path(__file__).parent / "slurm" / "one_node.sh"
 
 
@@ -51,7 +52,7 @@ def submitit():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_tasks_do_what_this_process_would_have_done_and_report_failures(submitit, tmp_path):
-    spec = SPEC.changed({"base": "sgd", "meta": "none"}, {"alpha0": [1e-3, 1e30]}, [0])
+    spec = SPEC.changed(WILD, {"alpha0": [1e-3, 1e18]}, [0])
     launcher = ClusterLauncher(tmp_path, {"time": "0:10:00"}, cluster="local")
     result = run_sweep(spec.configs(), tmp_path, launcher=launcher)
     good, wild = sweep_runs(tmp_path, spec.configs())

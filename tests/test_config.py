@@ -25,7 +25,8 @@ from clmeta.runs.config import RunConfig
         ("seed", 1.5, "whole"),
         ("threads", 0, "at least 1"),
         ("nonfinite", "ignore", "skip"),
-        ("stream", "", "text"),
+        ("stream", "", "must not be empty"),
+        ("stream", 3, "text"),
         ("download", "yes", "true or false"),
         ("model_options", [1], "mapping"),
         ("model_options", {"f": float("inf")}, "finite"),
@@ -56,13 +57,13 @@ def test_keys_tell_apart_what_is_computed_and_nothing_else():
 
 
 def test_unknown_options_and_broken_files_are_named(tmp_path):
-    with pytest.raises(BadArgument, match="alpha=1: unknown option; known: stream"):
+    with pytest.raises(BadArgument, match="alpha=1: unknown option; did you mean 'alpha0'"):
         RunConfig.from_dict({"alpha": 1})
     with pytest.raises(BadArgument, match="not JSON"):
         RunConfig.from_json("{")
     with pytest.raises(BadArgument, match="JSON object"):
         RunConfig.from_json("[]")
-    with pytest.raises(BadArgument, match=r"No such file.*pass a run's config.json"):
+    with pytest.raises(BadArgument, match=r"this folder holds no config.json; give a run's folder"):
         RunConfig.from_file(tmp_path)
     (tmp_path / "config.json").write_bytes(b"\xff\xfe")
     with pytest.raises(BadArgument, match="not a text file"):

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from clmeta.cli.demo import ALPHA0, BEST_FIXED, demo_jobs, run_demo
+from clmeta.cli.demo import ALPHA0, BEST_FIXED, demo_runs, run_demo
 from clmeta.errors import RunFolderError
 from clmeta.runs.config import RunConfig
 
 
 def test_the_demo_compares_what_it_says():
-    jobs = demo_jobs(Path("demo"), [0, 1, 2])
+    jobs = demo_runs(Path("demo"), [0, 1, 2])
     assert len(jobs) == 9
     assert len({job.folder for job in jobs}) == 9
     streams = {(j.config.stream, j.config.dataset, j.config.model, j.config.base) for j in jobs}
@@ -47,5 +47,5 @@ def test_the_demo_ends_with_table_folders_and_figures(tmp_path, monkeypatch, cap
     assert all(os.path.exists(figure) for figure in figures)
     other = RunConfig(stream_options={"tasks": 2, "steps_per_task": 50})
     monkeypatch.setattr("clmeta.cli.demo.SETTING", other)
-    with pytest.raises(RunFolderError, match="finished run of other options; pass --overwrite"):
+    with pytest.raises(RunFolderError, match="finished run of other options; give --overwrite"):
         run_demo(tmp_path / "demo", seeds=(0,), processes=1)

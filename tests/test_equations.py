@@ -1,4 +1,4 @@
-"""The general engine against the definition of its trace (equations.md, section 6)."""
+"""The general engine against the definition of its trace (Sec. 3 of the paper)."""
 
 import itertools
 

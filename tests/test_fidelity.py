@@ -9,7 +9,7 @@ from clmeta.analysis.fidelity import MODES, Fidelity, fidelity, fidelity_grid, s
 from clmeta.analysis.fidelity_plot import plot_fidelity, plot_fidelity_panels
 from clmeta.analysis.forward_view import forward_view, suggested_horizon
 from clmeta.errors import BadArgument
-from clmeta.general.engine import GeneralMetaOptimize
+from clmeta.general import GeneralMetaOptimize
 
 STEPS = 16
 ALL = "all"

@@ -7,8 +7,8 @@ from definition import MODES, engine, loss, nominal_run, problem
 from torch import nn
 
 from clmeta.errors import BadArgument
+from clmeta.general import GeneralMetaOptimize, functional_loss
 from clmeta.general.curvature import hessian_diagonal
-from clmeta.general.engine import GeneralMetaOptimize, functional_loss
 from clmeta.rules import Adam
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from definition import MODES, engine, nominal_run, problem
 
 from clmeta.errors import BadArgument, NonFiniteError
-from clmeta.general.engine import GeneralMetaOptimize
+from clmeta.general import GeneralMetaOptimize
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from clmeta.general.engine import GeneralMetaOptimize
         ({"rectify": True, "hessian": "diagonal", "approximation": "full"}, "not differentiated"),
         ({"meta_first": True, "approximation": "2x2"}, "approximation='L'"),
         ({"diagonal_samples": 3}, "only hessian='diagonal'"),
-        ({"diagonal_samples": 0, "hessian": "diagonal"}, "at least one"),
+        ({"diagonal_samples": 0, "hessian": "diagonal"}, "diagonal_samples=0: must be a wh"),
         ({"gamma": 1.5}, "gamma=1.5: a discount"),
         ({"eta": -1.0}, "eta=-1.0"),
         ({"alpha0": 0.0}, "alpha0=0.0: learned, it must start strictly between"),

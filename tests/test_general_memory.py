@@ -5,7 +5,7 @@ import torch
 from definition import MODES, engine, loss, nominal_run, problem
 
 from clmeta.errors import BadArgument
-from clmeta.general.engine import APPROXIMATIONS, GeneralMetaOptimize
+from clmeta.general import APPROXIMATIONS, GeneralMetaOptimize
 
 
 def test_condensed_trace_costs_one_product_whatever_the_number_of_blocks():

@@ -7,7 +7,7 @@ import torch
 from definition import engine, nominal_run
 
 from clmeta.errors import BadArgument
-from clmeta.general.engine import APPROXIMATIONS
+from clmeta.general import APPROXIMATIONS
 from clmeta.rules import SGD, Rule
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import autograd, nn
 
 from clmeta import MetaOptimize
-from clmeta.general.engine import GeneralMetaOptimize, functional_loss
+from clmeta.general import GeneralMetaOptimize, functional_loss
 from clmeta.rules import SGD, Adam, Lion, RMSprop, SGDm
 
 RULES = {

@@ -22,9 +22,9 @@ from clmeta.analysis import (
     method_labels,
     summary_table,
 )
-from clmeta.analysis.labels import seed_of
 from clmeta.analysis.load import kept_rows
 from clmeta.errors import BadArgument, RunFolderError
+from clmeta.ground.names import seed_of
 from clmeta.record.recorder import Recorder
 
 

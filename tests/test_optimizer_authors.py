@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from optimizer_parts import PATHS
+from optimizer_parts import QUICK
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -43,11 +43,11 @@ AUTHORS = {
 
 
 @pytest.mark.parametrize("case", sorted(AUTHORS))
-@pytest.mark.parametrize("path", PATHS)
-def test_trajectories_equal_the_authors_optimiser(shared, case, path):
+@pytest.mark.parametrize("engine", QUICK)
+def test_trajectories_equal_the_authors_optimiser(shared, case, engine):
     recorded = np.load(shared / "data" / "parity_400_steps.npz")
     base, meta, blocks, alpha0, kappa, eta = AUTHORS[case]
-    steps = 50 if path == "masked" else 400
+    steps = 50 if engine == "masked" else 400
     net = PaperCNN()
     net.load_state_dict({n: torch.from_numpy(recorded[f"w0/{n}"]) for n in net.state_dict()})
     optimizer = MetaOptimize(
@@ -59,8 +59,8 @@ def test_trajectories_equal_the_authors_optimiser(shared, case, path):
         eta=eta,
         gamma=0.999,
         weight_decay=kappa,
+        engine=engine,
     )
-    PATHS[path](optimizer)
     x = torch.from_numpy(recorded["x"]).float() / 255
     y = torch.from_numpy(recorded["y"]).long()
     alphas = []

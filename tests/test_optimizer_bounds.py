@@ -6,17 +6,17 @@ import math
 
 import pytest
 import torch
-from optimizer_parts import PATHS, feed, gradients, params_of
+from optimizer_parts import QUICK, feed, gradients, params_of
 from torch import nn
 
 from clmeta import BadArgument, MetaOptimize
 
 
-def test_step_sizes_stay_within_their_bounds():
+@pytest.mark.parametrize("engine", QUICK)
+def test_step_sizes_stay_within_their_bounds(engine):
     params = params_of(dtype=torch.float32)
-    optimizer = MetaOptimize(
-        params, blocks="tensor", alpha0=1e-3, eta=1.0, alpha_min=5e-4, alpha_max=2e-3
-    )
+    bounds = {"alpha_min": 5e-4, "alpha_max": 2e-3}
+    optimizer = MetaOptimize(params, blocks="tensor", alpha0=1e-3, eta=1.0, engine=engine, **bounds)
     for grads in gradients(20):
         feed(params, grads)
         optimizer.step()
@@ -24,9 +24,11 @@ def test_step_sizes_stay_within_their_bounds():
             assert 5e-4 * 0.999 <= alpha <= 2e-3 * 1.001
 
 
-def test_weightwise_step_sizes_are_bounded_by_default():
+@pytest.mark.parametrize("engine", QUICK)
+@pytest.mark.parametrize("blocks", ["node", "weight"])
+def test_finer_step_sizes_are_bounded_by_default(engine, blocks):
     params = params_of(dtype=torch.float32)
-    optimizer = MetaOptimize(params, blocks="weight", alpha0=1e-3, eta=10.0)
+    optimizer = MetaOptimize(params, blocks=blocks, alpha0=1e-3, eta=10.0, engine=engine)
     for grads in gradients(20):
         feed(params, grads)
         optimizer.step()
@@ -36,15 +38,17 @@ def test_weightwise_step_sizes_are_bounded_by_default():
         assert alpha.max() <= 0.101
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_step_sizes_stay_finite_even_without_bounds(path):
+@pytest.mark.parametrize("engine", QUICK)
+@pytest.mark.parametrize("blocks", ["scalar", "node", "weight"])
+def test_step_sizes_stay_finite_even_without_bounds(engine, blocks):
     params = params_of(dtype=torch.float32)
-    optimizer = MetaOptimize(params, "sgd", "sgd", alpha0=1e-3, eta=1e6, nonfinite="skip")
-    PATHS[path](optimizer)
+    bounds = {"alpha_min": 0.0, "alpha_max": math.inf}
+    how = {"alpha0": 1e-3, "eta": 1e6, "nonfinite": "skip", "engine": engine, **bounds}
+    optimizer = MetaOptimize(params, "sgd", "sgd", blocks, **how)
     for grads in gradients(20):
         feed(params, grads)
         optimizer.step()
-    assert math.isfinite(optimizer.step_sizes()["all"])
+    assert all(map(math.isfinite, optimizer.step_sizes().values()))
 
 
 def test_bounds_of_finer_step_sizes_follow_a_groups_own_alpha0():

@@ -1,20 +1,17 @@
-"""MetaOptimize(compile=True): the same step as one compiled program."""
+"""MetaOptimize(engine="compiled"): the same step as one compiled program."""
 
 from __future__ import annotations
 
 import copy
 import io
-import warnings
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 
-from clmeta import MetaOptimize
-from clmeta.engines.compiled import CompiledPath, CompileWarning
-from clmeta.engines.fuse import CannotCompile
-from clmeta.engines.native import NativePath
-from clmeta.engines.native_fine import NativeFinePath
-from clmeta.native import cc as _cc
+from clmeta import BadArgument, MetaOptimize
+from clmeta.engines import compiled
+from clmeta.engines.fuse import CannotCompile, Fused
 from clmeta.rules import Rule
 
 BASES = ("sgd", "sgdm", "rmsprop", "adamw", "lion")
@@ -39,17 +36,14 @@ def learn(model, optimizer, steps=25, start=0):
     return torch.stack(seen)
 
 
-def compiled(optimizer):
-    """By torch.compile, which the CPU's own programs would come before."""
-    optimizer._path = CompiledPath(optimizer, optimizer._path.rule, optimizer.granularity)
-    return optimizer
-
-
 def pair(**options):
     """The same optimiser uncompiled and compiled, over equal networks."""
     models = [network(), network()]
-    first, second = (MetaOptimize(m.named_parameters(), **options) for m in models)
-    return models, [first, compiled(second)]
+    optimizers = [
+        MetaOptimize(m.named_parameters(), engine=engine, **options)
+        for m, engine in zip(models, ("auto", "compiled"), strict=True)
+    ]
+    return models, optimizers
 
 
 def assert_equal_learning(models, optimizers, **how):
@@ -59,6 +53,20 @@ def assert_equal_learning(models, optimizers, **how):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture
+def programs(monkeypatch):
+    """The programs that were compiled."""
+    made = []
+
+    def counted(*args):
+        made.append(Fused(*args))
+        return made[-1]
+
+    monkeypatch.setattr(compiled, "Fused", counted)
+    return made
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("base", BASES)
 def test_equals_the_uncompiled_step(base):
     meta = "none" if base == "sgdm" else "lion" if base == "lion" else "adam"
@@ -68,18 +76,22 @@ def test_equals_the_uncompiled_step(base):
     assert_equal_learning(models, optimizers)
 
 
-def test_nothing_is_compiled_again_as_numbers_change():
+def test_nothing_is_compiled_again_as_numbers_change(programs):
     models, optimizers = pair(alpha0=1e-3, eta=1e-2, blocks="layer", alpha_max=2e-3)
     assert_equal_learning(models, optimizers)
-    programs = [s.program for s in optimizers[1]._path.sets.values()]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group.update(eta=0.05, gamma=0.5, weight_decay=0.3)
     assert_equal_learning(models, optimizers, start=25)
-    assert [s.program for s in optimizers[1]._path.sets.values()] == programs
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[1].state_dict()))
+    for p in models[1].parameters():
+        p.data = p.data.clone()
+    assert_equal_learning(models, optimizers, start=50)
+    assert len(programs) == 1
 
 
-def test_a_parameter_without_gradient_stays(recwarn):
+@pytest.mark.slow
+def test_a_parameter_without_gradient_stays():
     models, optimizers = pair(alpha0=1e-3, blocks="layer")
     for model in models:
         model[0].requires_grad_(False)
@@ -101,6 +113,7 @@ def test_a_non_finite_gradient_reaches_nothing():
         assert torch.equal(p, old)
 
 
+@pytest.mark.slow
 def test_saves_and_loads_across_compiled_and_uncompiled():
     models, optimizers = pair(alpha0=1e-3, eta=1e-2, blocks="layer")
     learn(models[1], optimizers[1], 10)
@@ -112,39 +125,86 @@ def test_saves_and_loads_across_compiled_and_uncompiled():
     assert_equal_learning(models, optimizers, start=10)
 
 
-def test_on_the_cpu_it_is_for_what_has_no_c_program():
-    class Centred(Rule):
-        def update(self, g, state, t):
-            return g - g.mean(), state
-
-    def path(base, **options):
-        return MetaOptimize(network().parameters(), base, compile=True, **options)._path
-
-    can = _cc.compiler() is not None
-    assert isinstance(path("adamw"), NativePath if can else CompiledPath)
-    assert isinstance(path(Centred()), CompiledPath)
-    assert isinstance(path("adamw", blocks="weight"), NativeFinePath)
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", ["node", "weight"])
+def test_finer_blocks_are_compiled_too(blocks, programs):
+    models, optimizers = pair(alpha0=1e-3, eta=1e-2, blocks=blocks)
+    assert_equal_learning(models, optimizers)
+    assert len(programs) == 1
 
 
-def test_without_a_compiler_it_warns_and_goes_on(monkeypatch):
+class Centred(Rule):
+    """No formula of one number: it looks at a tensor's mean."""
+
+    def update(self, g, state, t):
+        return g - g.mean(), state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["base", "meta"])
+def test_a_rule_that_is_no_formula_is_compiled_too(level, programs):
+    models, optimizers = pair(**{level: Centred()}, blocks="layer", alpha0=1e-3, eta=1e-2)
+    assert_equal_learning(models, optimizers)
+    assert len(programs) == 1
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    """A machine whose compiler does not work."""
+
     def broken(*args):
         raise CannotCompile("no compiler here")
 
-    monkeypatch.setattr("clmeta.engines.compiled.Fused", broken)
+    monkeypatch.setattr(compiled, "Fused", broken)
+
+
+def test_the_older_name_of_the_choice_still_works(no_compiler):
+    for chosen, works in ((True, False), (False, True)):
+        model = network()
+        with pytest.warns(DeprecationWarning, match="compile is deprecated: pass engine='compi"):
+            optimizer = MetaOptimize(model.parameters(), compile=chosen)
+        if works:
+            learn(model, optimizer, 1)
+        else:
+            with pytest.raises(BadArgument, match=r"engine='compiled': .*no compiler here"):
+                learn(model, optimizer, 1)
+
+
+def test_without_a_compiler_it_says_why_and_changes_nothing(no_compiler):
     models, optimizers = pair(alpha0=1e-3, eta=1e-2, blocks="layer")
-    with pytest.warns(CompileWarning, match="no compiler here"):
+    before = [p.detach().clone() for p in models[1].parameters()]
+    with pytest.raises(BadArgument, match=r"engine='compiled': .*no compiler here.*'auto'"):
         learn(models[1], optimizers[1], 1)
-    assert isinstance(optimizers[1]._path, NativePath)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        learn(models[1], optimizers[1], 24, start=1)
-    learn(models[0], optimizers[0])
-    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        assert torch.equal(a, b)
+    for p, old in zip(models[1].parameters(), before, strict=True):
+        assert torch.equal(p, old)
 
 
-@pytest.mark.parametrize("blocks", ["node", "weight"])
-def test_finer_blocks_go_the_uncompiled_way(blocks):
-    models, optimizers = pair(alpha0=1e-3, eta=1e-2, blocks=blocks)
-    assert isinstance(optimizers[1]._path, CompiledPath)
-    assert_equal_learning(models, optimizers)
+class Growing(Rule):
+    """Has an attribute that changes between steps."""
+
+    def __init__(self):
+        super().__init__()
+        object.__setattr__(self, "scale", 1.0)
+
+    def update(self, g, state, t):
+        object.__setattr__(self, "scale", self.scale + 1)
+        return g * self.scale, state
+
+
+@dataclass(frozen=True)
+class Listed(Rule):
+    """A frozen rule whose option can change all the same."""
+
+    scale: list = field(default_factory=lambda: [1.0])
+
+    def update(self, g, state, t):
+        return g * self.scale[0], state
+
+
+@pytest.mark.parametrize("rule", [Growing, Listed])
+@pytest.mark.parametrize("level", ["base", "meta"])
+def test_a_rule_that_can_change_is_not_compiled_once_for_all(rule, level):
+    model = network()
+    optimizer = MetaOptimize(model.parameters(), **{level: rule()}, engine="compiled")
+    with pytest.raises(BadArgument, match=r"engine='compiled': .*attributes may change"):
+        learn(model, optimizer, 1)

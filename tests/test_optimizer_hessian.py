@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from clmeta import BadArgument, Hessian, MetaOptimize, NonFiniteError
-from clmeta.general.engine import GeneralMetaOptimize
+from clmeta.general import GeneralMetaOptimize
 from clmeta.rules import SGD, Adam, Lion, RMSprop, SGDm
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")

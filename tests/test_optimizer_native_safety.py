@@ -12,11 +12,10 @@ from typing import ClassVar
 
 import pytest
 import torch
-from optimizer_parts import lists, masked
-from test_optimizer_native import is_native, needs_compiler
+from optimizer_parts import every_granularity, needs_compiler
 from torch import nn
 
-from clmeta import MetaOptimize
+from clmeta import BadArgument, MetaOptimize
 from clmeta.native import cc as _cc
 from clmeta.rules import Adam, Rule
 
@@ -29,50 +28,20 @@ def learn(w, optimizer, steps=3, start=0):
         optimizer.step()
 
 
-def by_torch(optimizer):
-    return masked(optimizer) if optimizer.granularity else lists(optimizer)
-
-
-def both(change, blocks="scalar", shape=(4, 4), steps=3):
-    """Weights after a change in the middle of learning, by C and by torch."""
+@every_granularity
+def test_weights_turned_under_the_same_address_are_noticed(granularity):
     found = []
-    for by in (lambda o: o, by_torch):
+    for engine in ("auto", "eager"):
         torch.manual_seed(0)
-        w = nn.Parameter(torch.randn(shape))
-        optimizer = by(MetaOptimize([w], blocks=blocks, alpha0=1e-2, eta=1e-2))
-        learn(w, optimizer, steps)
-        change(w, optimizer)
-        learn(w, optimizer, steps, start=steps)
-        found.append((w.detach(), optimizer))
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-6)
-    return found[0][1]
-
-
-def share(w, optimizer):
-    """As sending a state_dict to another process does: storage moves, the tensors stay."""
-    for x in optimizer.state[w].values():
-        if isinstance(x, torch.Tensor):
-            x.share_memory_()
-
-
-def half_and_back(w, optimizer):
-    w.data = w.data.half()
-    w.data = w.data.float().clone()
-
-
-@pytest.mark.parametrize("blocks", ["scalar", "node", "weight"])
-@pytest.mark.parametrize(
-    "change",
-    [share, half_and_back, lambda w, o: w.share_memory_(), lambda w, o: setattr(w, "data", w + 1)],
-    ids=["state shared", "half and back", "weights shared", "weights replaced"],
-)
-def test_storage_that_moves_is_followed(change, blocks):
-    assert is_native(both(change, blocks))
-
-
-@pytest.mark.parametrize("blocks", ["node", "weight"])
-def test_weights_turned_under_the_same_address_are_noticed(blocks):
-    both(lambda w, o: setattr(w, "data", w.data.t()), blocks)
+        w = nn.Parameter(torch.randn(4, 4))
+        optimizer = MetaOptimize(
+            [("a.w", w)], blocks=granularity, alpha0=1e-2, eta=1e-2, engine=engine
+        )
+        learn(w, optimizer)
+        w.data = w.data.t()
+        learn(w, optimizer, start=3)
+        found.append(w.detach())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
 
 
 def test_a_gradient_stored_with_its_sign_flipped_is_read_right():
@@ -82,21 +51,21 @@ def test_a_gradient_stored_with_its_sign_flipped_is_read_right():
 
     for blocks in ("scalar", "weight"):
         w = nn.Parameter(torch.zeros(4, 4))
-        optimizer = MetaOptimize([w], "sgd", "none", blocks, alpha0=0.1)
+        optimizer = MetaOptimize([w], "sgd", "none", blocks, alpha0=0.1, engine="native")
         gradient(w)
         optimizer.step()
         torch.testing.assert_close(w.detach(), torch.full((4, 4), -0.1))
 
 
-def test_c_and_lists_may_take_turns_with_parameters_that_miss_gradients():
+def test_layouts_may_take_turns_with_parameters_that_miss_gradients():
     found = []
-    for by in (lambda o: o, lists):
+    for engine in ("native", "eager"):
         a, b = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))
-        optimizer = by(MetaOptimize([a, b], alpha0=0.1, eta=0))
+        optimizer = MetaOptimize([a, b], alpha0=0.1, eta=0, engine=engine)
         for k in range(9):
             a.grad = torch.randn(2, 3, generator=torch.Generator().manual_seed(k))
             b.grad = torch.ones(3) if k % 7 == 0 else None
-            if k % 7 == 0:  # laid out otherwise, which C does not take
+            if k % 7 == 0:  # laid out otherwise
                 a.grad = a.grad.t().contiguous().t()
             optimizer.step()
         found.append((a.detach(), b.detach()))
@@ -121,38 +90,81 @@ def in_place(g, state, t):
     m = state["m"]
     m *= 0.9
     m += g
-    return m, {"m": m}
+    return m, state
 
 
-ODD = {
+class Counter:
+    """How often a rule was called, which is no business of a rule's."""
+
+    calls = 0
+
+    def __call__(self, g, state, t):
+        self.calls += 1
+        return g * (1 + 0.1 * self.calls), state
+
+
+COUNTER = Counter()
+#: Those that look at t's own kind: they are formulas as meta updates, whose t is always a tensor,
+#: or are refused there.
+BASE_ONLY = {
     "equals": lambda g, s, t: (g if t == 1 else g * 0.5, s),
     "differs": lambda g, s, t: (g if t != 2 else -g, s),
     "member": lambda g, s, t: (g if t in (1, 3) else g * 0.5, s),
     "key": lambda g, s, t: (g * {1: 0.0, 2: 0.5}.get(t, 1.0), s),
     "kind": lambda g, s, t: (g if isinstance(t, int) and t % 2 else -g, s),
+}
+ODD = {
+    **BASE_ONLY,
     "random": lambda g, s, t: (g * random.choice([0.0, 2.0]), s),
+    "counter": COUNTER,
     "in place": in_place,
+    "in place, late": lambda g, s, t: (s["m"] * 1.0, {"m": s["m"].add_(g)}),
     "logic": lambda g, s, t: (g * ((g > 0) | (g < -1)), s),
     "sum of truths": lambda g, s, t: (g * torch.add(g > 0, g < 1), s),
-    "rounded": lambda g, s, t: (torch.round(g), s),
+    "rounded": lambda g, s, t: (torch.round(g * 100), s),
 }
 
 
-@pytest.mark.parametrize("kind", ODD)
-def test_what_is_no_formula_is_called_as_it_is(kind):
-    def learnt(by):
+def learnt(rules, granularity, engine):
+    """Weights and step sizes by rules whose luck and count start anew."""
+    for go in ("trying", "learning"):  # a rule that is tried is called more often
         random.seed(0)
+        COUNTER.calls = 0
         w = nn.Parameter(torch.zeros(4, 4))
-        optimizer = by(MetaOptimize([w], Odd(kind), "none", alpha0=0.1))
+        how = {"alpha0": 0.1, "eta": 0.1, "alpha_min": 0.0, "engine": engine}
+        optimizer = MetaOptimize([("a.w", w)], *rules, granularity, **how)
         random.seed(0)
-        learn(w, optimizer, 1)
-        random.seed(1)
-        learn(w, optimizer, 5, start=1)
-        return w.detach(), optimizer
+        COUNTER.calls = 0
+        learn(w, optimizer, 1 if go == "trying" else 6)
+    beta = optimizer.state[w].get("beta", optimizer.alpha.log())
+    return w.detach(), beta, optimizer.z
 
-    (mine, native), (theirs, _) = learnt(lambda o: o), learnt(lists)
-    torch.testing.assert_close(mine, theirs)
-    assert not is_native(native)
+
+@every_granularity
+@pytest.mark.parametrize("kind", ODD)
+def test_a_base_rule_that_is_no_formula_is_called_as_it_is(kind, granularity):
+    for meta in ("none", "sgd"):
+        rules = Odd(kind), meta
+        mine, theirs = (learnt(rules, granularity, engine) for engine in ("auto", "eager"))
+        for a, b in zip(mine, theirs, strict=True):
+            assert torch.equal(a, b)
+        with pytest.raises(BadArgument, match=r"engine='native': .*; 'auto' takes what there is"):
+            learnt(rules, granularity, "native")
+
+
+@every_granularity
+@pytest.mark.parametrize("kind", sorted(ODD.keys() - BASE_ONLY))
+def test_a_meta_rule_that_is_no_formula_is_called_as_it_is(kind, granularity):
+    rules = "sgd", Odd(kind)
+    mine, theirs = (learnt(rules, granularity, engine) for engine in ("auto", "eager"))
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    if granularity in ("node", "weight"):  # where a program moves beta too
+        with pytest.raises(BadArgument, match=r"engine='native': .*; 'auto' takes what there is"):
+            learnt(rules, granularity, "native")
+    else:
+        for a, b in zip(learnt(rules, granularity, "native"), mine, strict=True):
+            assert torch.equal(a, b)
 
 
 @dataclass(frozen=True)
@@ -194,21 +206,20 @@ class Clamped(Rule):
 @pytest.mark.parametrize("kind", ["clamp", "maximum", "minimum", "fmax"])
 def test_nan_is_lost_only_where_torch_loses_it(kind):
     found = []
-    for by in (lambda o: o, lists):
+    for engine in ("native", "eager"):
         w = nn.Parameter(torch.zeros(3))
-        optimizer = by(MetaOptimize([w], Clamped(kind), "none", alpha0=0.1))
+        optimizer = MetaOptimize([w], Clamped(kind), "none", alpha0=0.1, engine=engine)
         w.grad = torch.tensor([-1.0, 0.25, 9.0])
         optimizer.step()
-        found.append((w.detach(), optimizer))
-    assert is_native(found[0][1])
-    torch.testing.assert_close(found[0][0], found[1][0], equal_nan=True)
-    assert found[0][0][0].isnan() == (kind != "fmax")
+        found.append(w.detach())
+    torch.testing.assert_close(*found, equal_nan=True)
+    assert found[0][0].isnan() == (kind != "fmax")
 
 
 def test_a_meta_update_that_is_not_a_number_does_not_become_a_step_size():
-    for by in (lambda o: o, lists):
+    for engine in ("native", "eager"):
         w = nn.Parameter(torch.ones(3))
-        optimizer = by(MetaOptimize([w], "sgd", Adam(eps=0.0), eta=0.1))
+        optimizer = MetaOptimize([w], "sgd", Adam(eps=0.0), eta=0.1, engine=engine)
         w.grad = torch.ones(3)
         optimizer.step()  # h = 0, so the meta update divides 0 by 0
         assert optimizer.alpha.isnan().all()
@@ -233,9 +244,10 @@ class Backwards(Rule):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_state_in_another_order_or_dtype_is_not_mixed_up(dtype):
     found = []
-    for by in (lambda o: o, lists):
+    for engine in ("native", "eager"):
         w = nn.Parameter(torch.ones(3))
-        optimizer = by(MetaOptimize([w], "sgd", Backwards(dtype), alpha0=1e-2, eta=1e-2))
+        how = {"alpha0": 1e-2, "eta": 1e-2, "engine": engine}
+        optimizer = MetaOptimize([w], "sgd", Backwards(dtype), **how)
         learn(w, optimizer, 6)
         found.append([optimizer.alpha, *(optimizer.sizes.state[k].double() for k in "ab")])
     for mine, theirs in zip(*found, strict=True):
@@ -278,62 +290,85 @@ def in_process(script, **environment):
 
 
 STEP = """
+import os
+import pathlib
 import torch
-from clmeta import MetaOptimize
-w = torch.nn.Parameter(torch.ones(5))
-o = MetaOptimize([w], meta="none", alpha0=0.1)
-w.grad = torch.tensor([1., 1., {value}, 1., 1.])
-o.step()
-print(o._path.tables["now"].fits, o.withheld, w.sum().item(), 1e-310 * 1.0 != 0)
+from clmeta import BadArgument, MetaOptimize
+
+def step(value=1.0):
+    w = torch.nn.Parameter(torch.ones(5))
+    options = dict(meta="none", alpha0=0.1)
+    try:
+        o, native = MetaOptimize([w], engine="native", **options), True
+    except BadArgument:
+        o, native = MetaOptimize([w], **options), False
+    w.grad = torch.tensor([1., 1., value, 1., 1.])
+    o.step()
+    return native, o.withheld, round(w.sum().item(), 4), 1e-310 * 1.0 != 0
 """
 
 
 def test_a_compilers_fast_math_is_overruled(tmp_path):
     said = in_process(
-        STEP.format(value="float('nan')"),
+        STEP + "print(step(float('nan')))",
         CC=" ".join([*_cc.compiler(), "-ffast-math"]),
         CLMETA_CACHE=str(tmp_path),
     )
-    assert said == "True 1 5.0 True"
+    assert said == "(True, 1, 5.0, True)"
 
 
-def test_a_truncated_program_in_the_cache_is_built_again(tmp_path):
-    first = in_process(STEP.format(value="1."), CLMETA_CACHE=str(tmp_path))
-    (kept,) = tmp_path.iterdir()
-    whole = kept.read_bytes()
-    for damaged in (whole[:4096], whole[:-2000] + bytes(2000)):
-        kept.write_bytes(damaged)
-        assert in_process(STEP.format(value="1."), CLMETA_CACHE=str(tmp_path)) == first
-        assert kept.read_bytes() == whole
+def test_a_damaged_program_in_the_cache_is_built_again(tmp_path):
+    """Loading one could end the process."""
+    script = """
+from clmeta.engines import native
+from clmeta.native import cc
+print(step())
+(kept,) = pathlib.Path(os.environ["CLMETA_CACHE"]).iterdir()
+whole = kept.read_bytes()
+for damaged in (whole[:4096], whole[:-2000] + bytes(2000), b"half of a file"):
+    kept.unlink()
+    kept.write_bytes(damaged)
+    cc.load.cache_clear()
+    native._build.cache_clear()
+    print(step(), kept.read_bytes() == whole)
+"""
+    said = in_process(STEP + script, CLMETA_CACHE=str(tmp_path)).splitlines()
+    first = "(True, 0, 4.5, True)"
+    assert said == [first] + [f"{first} True"] * 3
 
 
-@pytest.mark.parametrize("command", ['cc "', "false"])
-def test_a_compiler_that_makes_no_sense_is_done_without(command, tmp_path):
-    said = in_process(STEP.format(value="1."), CC=command, CLMETA_CACHE=str(tmp_path))
-    assert said.startswith("False 0 ")
+def test_a_compiler_that_makes_no_sense_is_done_without(tmp_path):
+    script = """
+for os.environ["CC"] in ('cc "', "false", " "):
+    print(step())
+"""
+    said = in_process(STEP + script, CLMETA_CACHE=str(tmp_path)).splitlines()
+    assert said[:2] == ["(False, 0, 4.5, True)"] * 2
+    assert said[2] == "(True, 0, 4.5, True)"  # none named: those that there are
 
 
 def test_functions_of_other_libraries_are_not_called_instead(tmp_path):
-    """Many libraries export ``move``; a global one would come before ours."""
+    """Many libraries export ``moves``; a global one would come before ours."""
     source, library = tmp_path / "other.c", tmp_path / "libother.so"
-    source.write_text("void move(void) {} void product(void) {} void move_of(void) {}")
+    names = ("products", "settle", "moves", "learners", "meta", "rows", "dot", "zero_if_finite")
+    source.write_text("".join(f"void {name}(void) {{}}\n" for name in names))
     line = [*_cc.compiler(), "-shared", "-fPIC", str(source), "-o", str(library)]
     subprocess.run(line, check=True)
     script = f"""
 import ctypes
 ctypes.CDLL({str(library)!r}, mode=ctypes.RTLD_GLOBAL)
-import torch
-from clmeta.engines.native_steps import NativeSteps
+print(step())
 from clmeta.replicas.program import Program
 from clmeta.runs.config import RunConfig
 from clmeta.runs.runner import prepare
 small = dict(stream_options=dict(tasks=1, steps_per_task=5), model_options=dict(hidden=4))
-program = Program([prepare(RunConfig(seed=seed, **small)) for seed in (0, 1)])
-assert isinstance(program.steps, NativeSteps)
-before = [w.clone() for w in program.stacked.w]
+program = Program([prepare(RunConfig(seed=seed, **small)) for seed in (0, 1)], engine="native")
+before = [w.clone() for w in program.learners.w]
 x, y = torch.rand(2, 1, 1, 8, 8), torch.zeros(2, 1, dtype=torch.long)
 program.step(x, y)
-print([torch.equal(a, b) for a, b in zip(before, program.stacked.w)])
+print([torch.equal(a, b) for a, b in zip(before, program.learners.w)])
 """
     pytest.importorskip("sklearn")
-    assert "True" not in in_process(script)
+    first, second = in_process(STEP + script).splitlines()
+    assert first == "(True, 0, 4.5, True)"
+    assert "True" not in second

@@ -6,26 +6,14 @@ import math
 
 import pytest
 import torch
-from optimizer_parts import (
-    MAKERS,
-    NAMES,
-    build,
-    every_path,
-    feed,
-    gradients,
-    masked,
-    params_of,
-    run,
-    snapshot,
-)
-from torch.utils._python_dispatch import TorchDispatchMode
+from optimizer_parts import build, every_kind, feed, gradients, snapshot
 
-from clmeta import MetaOptimize, NonFiniteError
+from clmeta import NonFiniteError
 
 BAD_STEP = 2
 
 
-@every_path
+@every_kind
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_non_finite_gradient_reaches_nothing_and_is_named(make, value):
     params, optimizer = build(make)
@@ -45,17 +33,13 @@ def test_a_non_finite_gradient_reaches_nothing_and_is_named(make, value):
         optimizer.state_dict()
 
 
-@pytest.mark.parametrize("path", ["native", "lists", "masked", "weight"])
-def test_a_skipped_step_is_as_if_it_had_not_been(path):
+@every_kind
+def test_a_skipped_step_is_as_if_it_had_not_been(make):
     grads = list(gradients(6))
     runs = []
     for poisoned in (True, False):
-        params = params_of(dtype=torch.float32)
-        named = list(zip(NAMES, params, strict=True))
-        blocks = "weight" if path == "weight" else "layer"
-        optimizer = MetaOptimize(named, blocks=blocks, nonfinite="skip")
-        if path == "masked":
-            masked(optimizer)
+        params, optimizer = build(make)
+        optimizer.nonfinite = "skip"
         for step, each in enumerate(grads):
             if poisoned and step == 3:
                 feed(params, each)
@@ -68,20 +52,3 @@ def test_a_skipped_step_is_as_if_it_had_not_been(path):
         runs.append(snapshot(params, optimizer))
     for a, b in zip(*runs, strict=True):
         assert torch.equal(a, b)
-
-
-class NoReads(TorchDispatchMode):
-    """Fails on whatever would wait for a device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func is not torch.ops.aten._local_scalar_dense.default, "read from the device"
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("path", ["masked", "weight, masked", "node, masked"])
-def test_the_accelerators_path_never_reads_from_the_device(path):
-    params, optimizer = build(MAKERS[path])
-    with NoReads():
-        run(params, optimizer, gradients(3))
-        params[0].grad.fill_(math.nan)
-        optimizer.step()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from optimizer_parts import build, feed, gradients, layers
 from torch import nn
 
 from clmeta import BadArgument, MetaOptimize
@@ -63,3 +66,54 @@ def test_a_weight_of_no_dimension_is_a_weight_like_others(blocks):
         seen.append((w.item(), list(optimizer.step_sizes().values())))
     assert seen[0] == seen[1]
     assert seen[0][0] < 1
+
+
+class Normalised(Rule):
+    """No formula of one number: it looks at all that it is given."""
+
+    def update(self, g, state, t):
+        return g / (g.norm() + 1e-8), state
+
+
+@pytest.mark.parametrize("blocks", ["layer", "node", "weight"])
+@pytest.mark.parametrize("level", ["base", "meta"])
+@pytest.mark.parametrize("engine", ["auto", "eager", "masked"])
+def test_a_rule_that_looks_at_several_numbers_is_given_whole_tensors(
+    engine, level, blocks, monkeypatch
+):
+    """Large ones too, of which other rules are given a piece at a time."""
+    monkeypatch.setattr("clmeta.engines.eager.PIECE", 5)
+    rules = {"base": "sgd", "meta": "sgd", level: Normalised()}
+    make = layers(engine, blocks, alpha0=1e-2, eta=1e-1, gamma=1.0, alpha_min=0.0, **rules)
+    params, optimizer = build(make, torch.float64)
+    w = [p.detach().clone() for p in params]
+    h = [torch.zeros_like(p) for p in params]
+    owner = [0, 0, 1, 1] if blocks == "layer" else [0, 1, 2, 3]
+    beta = [torch.full(fine(p, blocks), math.log(1e-2), dtype=torch.float64) for p in w]
+    for grads in gradients(6):
+        feed(params, grads)
+        optimizer.step()
+        z = [h_i * g for h_i, g in zip(h, grads, strict=True)]
+        if blocks == "layer":
+            sums = [sum(z[i].sum() for i in range(4) if owner[i] == b) for b in (0, 1)]
+            moves = normal(torch.stack(sums)) if level == "meta" else torch.stack(sums)
+            moves = [moves[b] for b in owner]
+        else:
+            sums = [z_i.sum_to_size(b.shape) for z_i, b in zip(z, beta, strict=True)]
+            moves = list(map(normal, sums)) if level == "meta" else sums
+        for i, g in enumerate(grads):
+            dw = -beta[i].exp() * (normal(g) if level == "base" else g)
+            w[i], h[i], beta[i] = w[i] + dw, h[i] + dw, beta[i] - 0.1 * moves[i]
+    for p, mine in zip(params, w, strict=True):
+        torch.testing.assert_close(p.detach(), mine, rtol=1e-12, atol=1e-14)
+
+
+def normal(x):
+    return x / (x.norm() + 1e-8)
+
+
+def fine(p, blocks):
+    """The shape of a tensor's step sizes."""
+    if blocks == "layer":
+        return ()
+    return p.shape if blocks == "weight" else (len(p), *(1 for _ in p.shape[1:]))

@@ -9,13 +9,13 @@ import pickle
 
 import pytest
 import torch
-from optimizer_parts import build, every_path, gradients, run, snapshot
+from optimizer_parts import build, every_kind, gradients, run, snapshot
 from torch import nn
 
 from clmeta import BadArgument, MetaOptimize
 
 
-@every_path
+@every_kind
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_a_saved_and_reloaded_optimiser_continues_bit_for_bit(make, dtype):
     params, optimizer = build(make, dtype)
@@ -34,7 +34,7 @@ def test_a_saved_and_reloaded_optimiser_continues_bit_for_bit(make, dtype):
         assert torch.equal(a, b)
 
 
-@every_path
+@every_kind
 @pytest.mark.parametrize("how", ["pickle", "deepcopy"])
 def test_a_pickled_or_copied_optimiser_continues_alone(make, how):
     params, optimizer = build(make)
@@ -69,11 +69,19 @@ def wrapping(make, **settings):
 
 def test_settings_of_a_wrapped_optimiser_are_saved_and_restored():
     w, optimizer = wrapping(torch.optim.AdamW, betas=(0.5, 0.6))
+    v, other = wrapping(torch.optim.AdamW)
+    u, untold = wrapping(torch.optim.AdamW)
     w.grad = torch.ones(2)
     optimizer.step()
-    _, other = wrapping(torch.optim.AdamW)
-    other.load_state_dict(optimizer.state_dict())
-    assert other._path.inner.param_groups[0]["betas"] == (0.5, 0.6)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    u.grad = torch.ones(2)
+    untold.step()
+    for x, each in ((w, optimizer), (v, other), (u, untold)):
+        x.data.fill_(1.0)
+        x.grad = torch.tensor([-3.0, 0.5])
+        each.step()
+    assert torch.equal(v, w)
+    assert not torch.equal(u, w)
 
 
 def test_another_wrapped_optimisers_state_is_refused():

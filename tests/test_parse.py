@@ -29,24 +29,26 @@ def test_values_are_json_or_text(text, value):
 
 
 def test_blocks_are_names_or_prefixes():
-    assert parse_blocks("layer") == "layer"
-    written = parse_blocks("body=features, classifier.1; head=classifier.3")
+    assert parse_blocks("blocks", "layer") == "layer"
+    written = parse_blocks("blocks", "body=features, classifier.1; head=classifier.3")
     assert written == {"body": ["features", "classifier.1"], "head": ["classifier.3"]}
-    assert parse_blocks('{"body": "features", "head": "*"}') == {"body": "features", "head": "*"}
+    assert parse_blocks("blocks", '{"body": "features", "head": "*"}') == {
+        "body": "features",
+        "head": "*",
+    }
     for wrong in ("body=", "body=a;body=b", "=a", "body=a;b", "{body"):
         with pytest.raises(BadArgument, match="blocks="):
-            parse_blocks(wrong)
+            parse_blocks("blocks", wrong)
 
 
 def test_seeds_are_numbers_and_ranges():
-    assert parse_seeds("3") == [3]
-    assert parse_seeds("0-2, 7,9-10") == [0, 1, 2, 7, 9, 10]
+    assert parse_seeds("seeds", "3") == [3]
+    assert parse_seeds("seeds", "0-2, 7,9-10") == [0, 1, 2, 7, 9, 10]
     for wrong in ("", "a", "1-", "-1", "1,1", "0-2,1"):
         with pytest.raises(BadArgument, match="seeds="):
-            parse_seeds(wrong)
+            parse_seeds("seeds", wrong)
 
 
 def test_options_are_given_once_with_a_value():
     with pytest.raises(BadArgument, match="twice"):
         parse_options("stream-option", ["a=1", "a=2"])
-    assert parse_options("stream-option", None) is None

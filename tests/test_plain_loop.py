@@ -46,7 +46,11 @@ def test_the_plain_loop_is_five_lines_of_pytorch():
         def record(self, task, loss, correct):
             self.rows.append((task, float(loss.detach()), float(correct), self.alpha))
 
+        def flush(self):
+            self.flushed = len(self.rows)
+
         def end_task(self, task, test_accuracy):
+            assert self.flushed == len(self.rows)
             self.ends.append((task, len(self.rows), test_accuracy))
 
     other_model, other_optimizer, stream = make_learner()

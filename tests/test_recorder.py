@@ -1,5 +1,6 @@
 """A run folder holds every step recorded, and what the run was."""
 
+import copy
 import math
 import os
 import subprocess
@@ -14,9 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clmeta import MetaOptimize
+from clmeta.analysis import load_runs
 from clmeta.errors import BadArgument, NonFiniteError, RunFolderError
 from clmeta.record.recorder import Recorder
 from clmeta.record.runfolder import RunFolder
+from clmeta.rules import Lion
 
 CONFIG = {"stream": {"name": "permuted_inputs", "tasks": 2}, "alpha0": 1e-4, "seed": 3}
 
@@ -165,7 +169,7 @@ def test_an_update_that_the_optimiser_withheld_is_raised_after_the_part_is_writt
     [
         ({"block_names": []}, r"block_names=\[\]: name at least one"),
         ({"block_names": ["a", "a"]}, r"block_names=.*differ"),
-        ({"part_steps": 0}, r"part_steps=0: must be at least 1"),
+        ({"part_steps": 0}, r"part_steps=0: must be a whole number of at least 1"),
         ({"config": {"model": object()}}, r"config=.*object has no JSON form"),
         ({"config": {"eta": math.inf}}, r"config=.*use numbers"),
     ],
@@ -184,12 +188,135 @@ def test_a_wrong_value_is_refused_at_its_step(tmp_path: Path) -> None:
     with pytest.raises(BadArgument, match=r"alpha=.*2 values, one a block"):
         recorder.record(0, 0.1, 1.0, [0.1])
     with pytest.raises(BadArgument, match=r"correct=.*mean over the batch"):
-        recorder.record(0, 0.1, torch.tensor([True, False]), [0.1, 0.1])
+        recorder.record(0, 0.1, torch.tensor([1.0, 0.0]), [0.1, 0.1])
+    with pytest.raises(BadArgument, match=r"loss=tensor.*mean over the batch"):
+        recorder.record(0, torch.ones(2), 1.0, [0.1, 0.1])
+    with pytest.raises(BadArgument, match="loss=None: must be one number a step"):
+        recorder.record(0, None, 1.0, [0.1, 0.1])
+    with pytest.raises(BadArgument, match="alpha='fast': must be numbers, one a block"):
+        recorder.record(0, 0.1, 1.0, "fast")
+    with pytest.raises(BadArgument, match=r"alpha=.*must have the blocks a, b"):
+        recorder.record(0, 0.1, 1.0, {"a": 0.1})
+    with pytest.raises(BadArgument, match=r"task='first': must be a whole number"):
+        recorder.record("first", 0.1, 1.0, [0.1, 0.1])
     with pytest.raises(BadArgument, match="task=0: record at least one step"):
         recorder.end_task(0)
     record_steps(recorder, 1)
     with pytest.raises(BadArgument, match="test_accuracy=93"):
         recorder.end_task(0, 93.0)
+
+
+# ---- in a loop of one's own --------------------------------------------------------------------
+
+
+def ordinary_loop(optimizer, model, recorder, steps=3):
+    """Returns the step sizes that each step used."""
+    used = []
+    for i in range(steps):
+        x, y = torch.full((4, 3), 1.0 + i), torch.tensor([0, 1, 1, 0])
+        output = model(x)
+        loss = torch.nn.functional.cross_entropy(output, y)
+        optimizer.zero_grad()
+        loss.backward()
+        used.append([float(group["lr"]) for group in optimizer.param_groups])
+        optimizer.step()
+        recorder.record(0, loss, output.argmax(1) == y)
+    return used
+
+
+@pytest.mark.parametrize("make", [
+    lambda model: MetaOptimize(model.named_parameters(), blocks="tensor", eta=0.1, alpha0=0.01),
+    lambda model: MetaOptimize(model.named_parameters(), torch.optim.SGD, blocks="tensor"),
+    lambda model: torch.optim.SGD([{"params": [p]} for p in model.parameters()], lr=0.1),
+])  # fmt: skip
+def test_an_optimiser_given_to_the_recorder_is_followed(tmp_path: Path, make) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = make(model)
+    with Recorder(tmp_path, optimizer) as recorder:
+        used = ordinary_loop(optimizer, model, recorder)
+    frame = pd.read_parquet(tmp_path / "trajectory")
+    names = [group.get("name", f"group{i}") for i, group in enumerate(optimizer.param_groups)]
+    np.testing.assert_array_equal(frame[[f"alpha.{name}" for name in names]], np.float32(used))
+    assert (frame["correct"] * 4).isin(range(5)).all()
+
+    def too_late(_):
+        raise AssertionError("the optimiser still tells a recorder that is closed")
+
+    recorder.before_step = too_late
+    optimizer.step()
+
+
+def test_the_config_says_what_the_optimiser_was_made_with(tmp_path: Path) -> None:
+    weights = [torch.nn.Parameter(torch.ones(1))]
+    made = {
+        "meta": MetaOptimize(weights, base=Lion(rho=0.9), alpha_max=math.inf, blocks="tensor"),
+        "class": MetaOptimize(weights, base=torch.optim.AdamW, gamma=0.9),
+        "torch": torch.optim.AdamW(weights, lr=0.25),
+    }
+    found = {}
+    for name, optimizer in made.items():
+        with Recorder(tmp_path / name, optimizer, config={"seed": 1, "note": name}) as recorder:
+            recorder.record(0, 0.0, 1.0, 0.5)
+        config = RunFolder(tmp_path / name).config
+        assert config["seed"] == 1 and config["note"] == name
+        found[name] = config["optimizer"]
+    assert found["meta"]["name"] == "MetaOptimize" and found["meta"]["alpha0"] == 1e-4
+    assert found["meta"]["base"].startswith("Lion(rho=0.9") and found["meta"]["alpha_max"] == "inf"
+    assert found["class"]["base"] == "AdamW" and found["class"]["gamma"] == 0.9
+    assert found["torch"]["lr"] == 0.25 and found["torch"]["betas"] == [0.9, 0.999]
+    labels = set(load_runs(tmp_path)["method"])
+    assert len(labels) == 3 and "AdamW, note=torch" not in labels
+
+
+def test_a_step_that_was_left_out_used_the_step_sizes_that_still_hold(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    with Recorder(tmp_path, optimizer) as recorder:
+        with pytest.raises(BadArgument, match=r"no step was made yet: record after optimizer"):
+            recorder.record(0, 0.1)
+        optimizer.step()
+        recorder.record(0, 0.1)
+        recorder.record(0, 0.1)  # as where a gradient scaler skips a step
+    frame = pd.read_parquet(tmp_path / "trajectory")
+    assert frame["alpha.group0"].tolist() == [0.5, 0.5]
+    assert frame["correct"].isna().all(), "nothing was classified"
+    assert RunFolder(tmp_path).summary["cumulative_accuracy"] is None
+
+
+def test_step_sizes_are_taken_by_name(tmp_path: Path) -> None:
+    sizes = {"body": 0.1, "head": 0.2}
+    with Recorder(tmp_path, sizes) as recorder:
+        recorder.record(np.int64(0), np.float32(0.5), True, {"head": 2.0, "body": 1.0})
+    frame = pd.read_parquet(tmp_path / "trajectory")
+    assert frame[["alpha.body", "alpha.head"]].to_numpy().tolist() == [[1.0, 2.0]]
+
+
+def test_a_recorder_that_is_dropped_is_not_kept_by_its_optimiser(tmp_path: Path) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+    lost = [Recorder(tmp_path, optimizer)]
+    lost.clear()
+    optimizer.step()
+    with Recorder(tmp_path, optimizer) as recorder:
+        optimizer.step()
+        recorder.record(0, 0.0)
+    assert copy.deepcopy(optimizer).state_dict() == optimizer.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.nn.Linear(2, 1), "optimizer=Linear.*: pass the optimiser whose step sizes"),
+        ("body", "optimizer='body': pass the optimiser whose step sizes are recorded, or the na"),
+        (None, "optimizer=None: pass the optimiser"),
+        ([0.1, 0.2], r"optimizer=\[0.1, 0.2\]: pass the optimiser"),
+    ],
+)
+def test_what_is_no_optimiser_is_refused(tmp_path: Path, given, message) -> None:
+    with pytest.raises(BadArgument, match=message):
+        Recorder(tmp_path / "run", given)
+    with pytest.raises(BadArgument, match="config='seed': must be a mapping"):
+        Recorder(tmp_path / "run", ["a"], config="seed")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

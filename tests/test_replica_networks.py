@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from optimizer_parts import QUICK
 from replica_parts import assert_same_run, both, config, trajectory
 from torch import nn
 
-from clmeta.engines.device_steps import DeviceSteps
 from clmeta.replicas.lockstep import Lockstep
 from clmeta.replicas.program import Program, ReplicaWarning
 from clmeta.replicas.run import run_replicas
@@ -116,13 +116,15 @@ def test_a_parameter_of_no_dimension_learns_as_one_of_a_single_entry(blocks, tmp
         pd.testing.assert_frame_equal(trajectory(none), trajectory(one))
 
 
-def test_a_parameter_of_no_dimension_in_the_step_of_accelerators():
-    prepared = [prepare(scaled(seed=seed, eta=1e-2)) for seed in (0, 1)]
-    tiled, whole = Program(prepared), Program(prepared)
-    whole.steps = DeviceSteps(whole.stacked)
+@pytest.mark.parametrize("blocks", ["scalar", "node", "weight"])
+@pytest.mark.parametrize("engine", QUICK)
+def test_a_parameter_of_no_dimension_is_stepped_alike_by_every_engine(engine, blocks):
+    prepared = [prepare(scaled(seed=seed, eta=1e-2, blocks=blocks)) for seed in (0, 1)]
+    eager, other = (Program(prepared, each) for each in ("eager", engine))
     (segment, *_) = Lockstep([p.stream for p in prepared])
-    for program in (tiled, whole):
+    for program in (eager, other):
         program.run(segment)
-    torch.testing.assert_close(tiled.stacked.alpha, whole.stacked.alpha, rtol=1e-5, atol=0)
-    for a, b in zip(tiled.stacked.w, whole.stacked.w, strict=True):
+    one, two = eager.learners, other.learners
+    torch.testing.assert_close(one.sizes.alpha, two.sizes.alpha, rtol=1e-5, atol=0)
+    for a, b in zip(one.w, two.w, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

@@ -6,14 +6,10 @@ import math
 
 import pytest
 import torch
+from optimizer_parts import QUICK, native, needs_compiler
 from torch import nn
 
-from clmeta.engines.device_steps import DeviceSteps
 from clmeta.engines.gradient import Outer
-from clmeta.engines.native_fine_steps import NativeFineSteps
-from clmeta.engines.native_steps import NativeSteps, moves_for
-from clmeta.engines.stacked_fine import FineSteps
-from clmeta.engines.tiles import Tiles
 from clmeta.models import make_model
 from clmeta.native import cc as _cc
 from clmeta.replicas import pool as _pool
@@ -150,88 +146,82 @@ def test_predicted_memory_grows_with_the_network_and_the_trace():
     assert learner_bytes(fixed) < learner_bytes(small)
 
 
-def native(stacked):
-    return NativeSteps(stacked, moves_for(stacked))
+every_engine = pytest.mark.parametrize("engine", QUICK)
 
 
-@pytest.mark.parametrize("way", [DeviceSteps, native])
+@pytest.mark.parametrize("engine", [native, "masked"])
 @pytest.mark.parametrize("base", ["sgd", "sgdm", "rmsprop", "adamw", "lion"])
 @pytest.mark.parametrize("meta", ["none", "adam"])
-def test_every_way_to_step_equals_the_tiles(base, meta, way):
+def test_every_engine_steps_learners_as_the_eager_one(base, meta, engine):
     """What a GPU runs, uncompiled, is checked here on the CPU."""
-    if way is native and _cc.compiler() is None:
-        pytest.skip("there is no C compiler")
     blocks = ("scalar", "head", "layer")
     configs = [
         config(base=base, meta=meta, seed=s, blocks=b, eta=1e-2) for s, b in enumerate(blocks)
     ]
     prepared = [prepare(each) for each in configs]
-    tiled, other = Program(prepared), Program(prepared)
-    tiled.steps, other.steps = Tiles(tiled.stacked), way(other.stacked)
+    eager, other = Program(prepared, "eager"), Program(prepared, engine)
     (segment, *_) = Lockstep([p.stream for p in prepared])
-    for program in (tiled, other):
+    for program in (eager, other):
         program.run(segment)
         program.keep([0, 2])
         program.run(Segment(segment.x[:9, ::2], segment.y[:9, ::2], [0, 0]))
-    torch.testing.assert_close(tiled.stacked.alpha, other.stacked.alpha, rtol=1e-5, atol=0)
-    for a, b in zip(tiled.stacked.w, other.stacked.w, strict=True):
+    one, two = eager.learners, other.learners
+    torch.testing.assert_close(one.sizes.alpha, two.sizes.alpha, rtol=1e-5, atol=0)
+    for a, b in zip(one.w, two.w, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.skipif(_cc.compiler() is None, reason="there is no C compiler")
+@needs_compiler
 @pytest.mark.parametrize("blocks", ["node", "weight"])
-@pytest.mark.parametrize(("base", "meta"), [("adamw", "adam"), ("lion", "none"), ("sgd", "lion")])
+@pytest.mark.parametrize(
+    ("base", "meta"), [("adamw", "adam"), ("lion", "none"), ("lion", "sgd"), ("sgd", "lion")]
+)
 def test_step_sizes_per_unit_or_weight_are_stepped_in_c_as_by_torch(base, meta, blocks):
     prepared = [
         prepare(config(base=base, meta=meta, seed=seed, blocks=blocks, eta=0.01 * seed, alpha0=a))
         for seed, a in enumerate((1e-3, 1e-4, 1e-3))
     ]
-    slow, fast = Program(prepared), Program(prepared)
-    slow.fine = slow.steps = FineSteps(slow.stacked)
-    assert isinstance(fast.steps, NativeFineSteps)
+    slow, fast = Program(prepared, "eager"), Program(prepared, "native")
     (segment, *_) = Lockstep([p.stream for p in prepared])
     poisoned = segment.x[:30].clone()
     poisoned[7, 1] = math.nan
     for program in (slow, fast):
         program.run(Segment(poisoned, segment.y[:30], segment.task))
-        assert program.stacked.withheld.tolist() == [0, 1, 0]
+        assert program.learners.sizes.withheld.tolist() == [0, 1, 0]
         program.keep([1, 2])
         program.run(Segment(segment.x[30:50, 1:], segment.y[30:50, 1:], [0, 0]))
-        assert program.stacked.steps.flatten().tolist() == [49, 50]
-    for a, b in zip(slow.tensors(), fast.tensors(), strict=True):
+        assert [t.tolist() for t in program.learners.steps] == [[49, 50]] * len(fast.learners.w)
+    for a, b in zip(slow.learners.tensors(), fast.learners.tensors(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("meta", ["none", "adam"])
-@pytest.mark.parametrize("way", [Tiles, DeviceSteps, native])
+@every_engine
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
-def test_a_learner_whose_gradient_is_not_finite_stays_and_the_others_do_not(meta, way, bad):
-    if way is native and _cc.compiler() is None:
-        pytest.skip("there is no C compiler")
+def test_a_learner_whose_gradient_is_not_finite_stays_and_the_others_do_not(meta, engine, bad):
     prepared = [prepare(config(meta=meta, seed=seed, blocks="layer")) for seed in range(3)]
-    program = Program(prepared)
-    program.steps = way(program.stacked)
+    program = Program(prepared, engine)
     (segment, *_) = Lockstep([p.stream for p in prepared])
     program.run(Segment(segment.x[:5], segment.y[:5], segment.task))
     grads, _, _ = program.gradients(segment.x[5], segment.y[5])
     outer = next(g for g in grads if isinstance(g, Outer))
     outer.b[1, 0, 3] = bad
     outer.a[1, 2, 0] = 1e30  # each finite, the product not
-    before = [x.clone() for x in program.stacked.w]
-    program.steps.step(grads)
-    s = program.stacked
-    assert s.withheld.tolist() == [0, 1, 0]
-    assert s.first.tolist() == [-1, 5, -1]
-    assert s.steps.flatten().tolist() == [6, 5, 6]
+    s = program.learners
+    before = [x.clone() for x in s.w]
+    program.update(grads)
+    assert s.sizes.withheld.tolist() == [0, 1, 0]
+    assert s.sizes.first.tolist() == [-1, 5, -1]
+    assert [t.tolist() for t in s.steps] == [[6, 5, 6]] * len(s.w)
     for old, new in zip(before, s.w, strict=True):
         assert [torch.equal(a, b) for a, b in zip(old, new, strict=True)] == [False, True, False]
 
 
+@needs_compiler
 def test_threads_share_the_learners_and_change_nothing(monkeypatch):
     monkeypatch.setattr("clmeta.native.table.SHARE", 1)
     prepared = [prepare(config(seed=seed, blocks="layer")) for seed in range(3)]
-    programs = [Program(prepared) for _ in range(2)]
-    assert _cc.compiler() is None or isinstance(programs[0].steps, NativeSteps)
+    programs = [Program(prepared, "native") for _ in range(2)]
     (segment, *_) = Lockstep([p.stream for p in prepared])
     for threads, program in enumerate(programs, 1):
         torch.set_num_threads(threads)
@@ -239,19 +229,18 @@ def test_threads_share_the_learners_and_change_nothing(monkeypatch):
             program.run(Segment(segment.x[:9], segment.y[:9], segment.task))
         finally:
             torch.set_num_threads(1)
-    for a, b in zip(*(program.tensors() for program in programs), strict=True):
+    for a, b in zip(*(program.learners.tensors() for program in programs), strict=True):
         assert torch.equal(a, b)
 
 
 def test_the_masked_step_keeps_its_tensors():
     """As a CUDA graph needs: it replays writes to the same places."""
     prepared = [prepare(config(seed=seed)) for seed in (0, 1)]
-    program = Program(prepared)
-    program.steps = DeviceSteps(program.stacked)
-    before = [tensor.data_ptr() for tensor in program.tensors()]
+    program = Program(prepared, "masked")
+    before = [tensor.data_ptr() for tensor in program.learners.tensors()]
     (segment, *_) = Lockstep([p.stream for p in prepared])
     program.run(segment)
-    assert [tensor.data_ptr() for tensor in program.tensors()] == before
+    assert [tensor.data_ptr() for tensor in program.learners.tensors()] == before
 
 
 class Crooked(nn.Module):

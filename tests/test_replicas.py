@@ -108,10 +108,17 @@ def test_a_rule_that_sums_makes_runs_go_one_by_one_with_equal_results(level, tmp
         assert_same_run(*folders, tolerance=0)
 
 
-@pytest.mark.parametrize(("base", "meta"), [("adamw", "adam"), ("lion", "sgd"), ("sgdm", "none")])
+@pytest.mark.parametrize(
+    ("base", "meta"),
+    [
+        ("adamw", "adam"),
+        pytest.param("lion", "sgd", marks=pytest.mark.slow),
+        pytest.param("sgdm", "none", marks=pytest.mark.slow),
+    ],
+)
 def test_the_compiled_program_equals_single_runs(base, meta, tmp_path, monkeypatch):
     monkeypatch.setattr(_chunk, "WORTH_COMPILING", 0)
-    monkeypatch.setattr("clmeta.replicas.program.moves_for", lambda stacked: None)
+    monkeypatch.setattr("clmeta.engines.native.Native.step", lambda *args: False)
     configs = [
         config(base=base, meta=meta, alpha0=1e-4, seed=seed, blocks=blocks)
         for seed, blocks in ((0, "scalar"), (1, "head"))
@@ -130,9 +137,9 @@ def test_without_a_compiler_it_says_so_and_goes_on(tmp_path, monkeypatch):
         raise CannotCompile("no compiler here")
 
     monkeypatch.setattr(_chunk, "WORTH_COMPILING", 0)
-    monkeypatch.setattr("clmeta.replicas.program.moves_for", lambda stacked: None)
+    monkeypatch.setattr("clmeta.engines.native.Native.step", lambda *args: False)
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/" + name)
-    monkeypatch.setattr("clmeta.engines.device_steps.Fused", broken)
+    monkeypatch.setattr("clmeta.engines.compiled.Fused", broken)
     configs = [config(seed=0), config(seed=1)]
     with pytest.warns(ReplicaWarning, match="no compiler here"):
         together, alone = both(configs, tmp_path)

@@ -8,9 +8,10 @@ import torch
 from runner_parts import SMALL, small, trajectory
 
 from clmeta.errors import NonFiniteError, RunFolderError
+from clmeta.ground.seeds import derive_seed
 from clmeta.record.runfolder import RunFolder
 from clmeta.runs.config import RunConfig
-from clmeta.runs.runner import derive_seed, numerics, prepare, run
+from clmeta.runs.runner import numerics, prepare, run
 
 
 def test_a_run_leaves_a_complete_folder(tmp_path):
@@ -114,7 +115,7 @@ def test_an_interrupted_run_keeps_every_step(tmp_path):
 
 
 def test_a_diverging_run_says_where_and_keeps_what_led_to_it(tmp_path):
-    config = small(meta="none", base="sgd", alpha0=1e30)
+    config = small(meta="none", base="sgd", alpha0=1e18, weight_decay=1.0)
     with pytest.raises(NonFiniteError, match="step"):
         run(config, tmp_path / "run")
     assert not RunFolder(tmp_path / "run").finished

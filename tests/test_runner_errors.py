@@ -19,8 +19,8 @@ from clmeta.runs.runner import prepare, run
         ({"dataset": "no/such.npz"}, "dataset='no/such.npz'"),
         ({"dataset_options": {"size": 3}}, "dataset option size=3: unknown"),
         ({"dataset": ".", "dataset_options": {"image_size": [1, 2]}}, r"image_size=\[1, 2\]"),
-        ({"model_options": {"hidden": 1.5}}, "hidden=1.5: must be positive whole numbers"),
-        ({"model_options": {"hidden": True}}, "hidden=True: must be positive whole numbers"),
+        ({"model_options": {"hidden": 1.5}}, "hidden=1.5: must be a whole number of at least 1"),
+        ({"model_options": {"hidden": True}}, "hidden=True: must be a whole number of at least 1"),
         ({"model": "cnn", "model_options": {"hidden": "x"}}, "model option hidden='x': must be"),
         (
             {"base": "torch.optim:AdamW", "base_options": {"eps": -1}},

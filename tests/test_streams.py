@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stream_parts import DATA, PLAIN, equal, numbered, numbers
 
+from clmeta.errors import BadArgument
 from clmeta.streams import (
     abrupt_classes,
+    load_dataset,
     make_stream,
     permuted_inputs,
     stationary,
@@ -182,3 +184,17 @@ def test_a_stream_on_the_gpu_shows_the_same(name):
     assert next(iter(on_gpu))[0].device.type == "cuda"
     assert equal(on_cpu, moved)
     assert on_gpu.describe() == on_cpu.describe()
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"batch_size": None}])
+def test_a_data_loader_is_told_that_a_stream_is_gone_through(options):
+    loader = torch.utils.data.DataLoader(permuted_inputs(DATA), **options)
+    with pytest.raises(BadArgument, match="for x, y, task, step in stream"):
+        next(iter(loader))
+
+
+def test_a_stream_has_no_step_of_a_number():
+    stream = permuted_inputs(DATA)
+    for use in (lambda: stream[0], lambda: stream[-1:], lambda: load_dataset(stream)):
+        with pytest.raises(BadArgument, match="is no map-style dataset"):
+            use()

@@ -26,6 +26,8 @@ from clmeta.sweep.spec import SweepSpec
 
 SHORT = {"stream_options": {"tasks": 2, "steps_per_task": 60}}
 SPEC = SweepSpec(SHORT, {"alpha0": [1e-4, 1e-3], "blocks": ["scalar", "layer"]}, seeds=[0, 1])
+#: With a step size of 1e18 this diverges.
+WILD = {"base": "sgd", "meta": "none", "weight_decay": 1.0}
 #: The same as a command of its own, so that it can be killed.
 COMMAND = [
     *(sys.executable, "-m", "clmeta", "sweep", "--grid", "alpha0=1e-4,1e-3"),
@@ -78,6 +80,27 @@ def test_every_combination_gets_a_run_folder_named_by_what_it_computes(undisturb
     configs = [RunConfig.from_file(undisturbed / name) for name in names]
     assert set(configs) == set(SPEC.configs())
     assert all(name.endswith(c.key()) for name, c in zip(names, configs, strict=True))
+
+
+def test_folders_are_told_apart_by_the_options_in_which_they_differ(tmp_path):
+    few = SweepSpec(SHORT, {"eta": [1e-3, 1e-2], "model_options.hidden": [[8, 8]]}, seeds=[0])
+    names = [run.name.rpartition("-")[0] for run in _runs(tmp_path, few)]
+    assert names == [
+        "adamw-adam-scalar-0.0001-tasks=2-steps_per_task=60-hidden=8+8-seed-0",
+        "adamw-adam-scalar-0.0001-eta=0.01-tasks=2-steps_per_task=60-hidden=8+8-seed-0",
+    ]
+    blocks = {"alpha0": {"output": 1e-2, "*": 1e-3}, "blocks": "layer"}
+    (named,) = _runs(tmp_path, SweepSpec(blocks))
+    assert named.name.startswith("adamw-adam-layer-output=0.01-rest=0.001-seed-0-")
+    long = SweepSpec({"model_options": {f"an_option_{i}": "x" * 50 for i in range(9)}})
+    assert len(_runs(tmp_path, long)[0].name) < 160
+
+
+def test_the_name_of_a_run_s_folder_is_no_other_sweep_s(tmp_path):
+    """Whatever else is swept, so that larger sweeps find the runs of smaller ones."""
+    few = SweepSpec(SHORT, {"eta": [1e-2]})
+    many = SweepSpec(SHORT, {"eta": [1e-3, 1e-2], "alpha0": [1e-4, 1e-3], "gamma": [0.9, 0.999]})
+    assert {run.name for run in _runs(tmp_path, few)} < {run.name for run in _runs(tmp_path, many)}
 
 
 def _runs(output: Path, spec: SweepSpec = SPEC) -> list[chunks.SweepRun]:
@@ -142,11 +165,11 @@ def test_two_sweeps_on_one_folder_share_its_runs(tmp_path, undisturbed):
     # Had one run been done twice, its first trajectory would have been set aside or refused.
     assert not list(tmp_path.glob("*/trajectory.interrupted-*"))
     assert not list(tmp_path.glob("*/error.json"))
-    assert not list((tmp_path / ".sweep" / "claims").iterdir())
+    assert not (tmp_path / ".sweep" / "claims").exists()
 
 
 def test_a_failing_run_stops_no_other_and_is_reported_at_the_end(tmp_path):
-    spec = SweepSpec({**SHORT, "base": "sgd", "meta": "none"}, {"alpha0": [1e-2, 1e30]}, seeds=[0])
+    spec = SweepSpec({**SHORT, **WILD}, {"alpha0": [1e-2, 1e18]}, seeds=[0])
     result = here(spec, tmp_path)
     good, wild = _runs(tmp_path, spec)
     assert good.finished and not wild.finished
@@ -239,12 +262,13 @@ def test_a_network_that_cannot_be_batched_goes_one_by_one(tmp_path):
 def test_failures_end_the_command_with_an_error(tmp_path, capsys):
     from clmeta.cli.app import main
 
-    words = ["--base", "sgd", "--meta", "none", "--grid", "alpha0=1e-2,1e30", "--jobs", "1"]
+    words = ["--base", "sgd", "--meta", "none", "--weight-decay", "1"]
+    words += ["--grid", "alpha0=1e-2,1e18", "--jobs", "1"]
     with pytest.raises(SystemExit) as caught:
         main(["sweep", *words, "-s", "tasks=1", "-s", "steps_per_task=20", "-o", str(tmp_path)])
     assert caught.value.code == 1
     out, err = capsys.readouterr()
-    assert "1 of 2 runs failed, 1 are finished" in err
+    assert "1 of 2 runs failed: " in err.splitlines()[-1]
     assert "sgd fixed" in out
     assert len(list(tmp_path.glob("*/summary.json"))) == 1
     assert RunFolder(next(tmp_path.glob("*/summary.json")).parent).finished

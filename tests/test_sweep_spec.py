@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 
 import pytest
 
 from clmeta.errors import BadArgument
+from clmeta.runs.config import RunConfig
 from clmeta.sweep.spec import SweepSpec, parse_grid
 
 SHORT = {"stream_options": {"tasks": 2, "steps_per_task": 60}}
@@ -51,6 +53,53 @@ def test_a_toml_file_gives_the_same_sweep_as_the_command_line(tmp_path):
     assert spec.output == "somewhere"
 
 
+def test_the_same_sweep_may_be_json_and_tables_of_keywords_need_no_quotes(tmp_path):
+    (tmp_path / "sweep.json").write_text(
+        json.dumps(
+            {"seeds": [0, 1], "run": SHORT, "grid": {k: list(v) for k, v in SPEC.grid.items()}}
+        )
+    )
+    assert SweepSpec.from_file(tmp_path / "sweep.json").configs() == SPEC.configs()
+    (tmp_path / "sweep.toml").write_text("[grid]\nstream_options.tasks = [2, 3]\n")
+    tasks = [c.stream_options for c in SweepSpec.from_file(tmp_path / "sweep.toml").configs()]
+    assert tasks == [{"tasks": 2}, {"tasks": 3}]
+
+
+def test_a_sweep_may_start_from_a_run_and_sweep_what_that_had(tmp_path):
+    config = RunConfig(alpha0={"all": 1e-3}, seed=3, **SHORT)
+    (tmp_path / "config.json").write_text(config.to_json())
+    spec = SweepSpec.from_file(tmp_path).changed({}, {"alpha0": [1e-4, 1e-2]})
+    assert [(c.alpha0, c.seed, c.stream_options) for c in spec.configs()] == [
+        (alpha0, 3, SHORT["stream_options"]) for alpha0 in (1e-4, 1e-2)
+    ]
+
+
+def test_what_is_given_later_or_of_one_method_goes_before(tmp_path):
+    methods = [{"eta": 0.1}, {"grid": {"eta": [0.2, 0.3]}}, {"meta": "none", "alpha0": 1.0}]
+    spec = SweepSpec({"eta": 0.5}, {"alpha0": [1e-3, 1e-2]}, methods)
+    assert [(c.eta, c.alpha0) for c in spec.configs()] == [
+        *((0.1, 1e-3), (0.1, 1e-2)),
+        *((eta, alpha0) for alpha0 in (1e-3, 1e-2) for eta in (0.2, 0.3)),
+        (0.5, 1.0),
+    ]
+    assert {c.eta for c in spec.changed({"eta": 0.7}, {}).configs()} == {0.7}
+    assert {c.alpha0 for c in spec.changed({}, {"alpha0": [0.4]}).configs()} == {0.4}
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (SweepSpec({"eta": 0.1}, {"eta": [0.1, 0.2]}), "eta=0.1: is in the grid as well"),
+        (SweepSpec(methods=[{"eta": 1, "grid": {"eta": [2]}}]), "eta=1: is in the grid as well"),
+        (SweepSpec(SHORT, {"stream_options.tasks": [2]}), "stream_options.tasks=2: is in the"),
+        (SweepSpec(grid={"eta": [1, 2]}, seeds=range(99_999)), "199,998 runs': start at most"),
+    ],
+)
+def test_sweeps_that_contradict_themselves_are_refused(spec, said):
+    with pytest.raises(BadArgument, match=said):
+        spec.configs()
+
+
 def test_a_list_of_methods_each_has_the_grid_and_its_own(tmp_path):
     file = tmp_path / "sweep.toml"
     file.write_text(
@@ -71,24 +120,25 @@ def test_a_list_of_methods_each_has_the_grid_and_its_own(tmp_path):
 
 
 def test_a_dotted_option_changes_one_keyword_and_keeps_the_others():
-    spec = SweepSpec(SHORT, {"stream_options.tasks": [2, 3]})
+    spec = SweepSpec({"stream_options": {"steps_per_task": 60}}, {"stream_options.tasks": [2, 3]})
     assert [dict(c.stream_options) for c in spec.configs()] == [
-        {"tasks": 2, "steps_per_task": 60},
-        {"tasks": 3, "steps_per_task": 60},
+        {"steps_per_task": 60, "tasks": 2},
+        {"steps_per_task": 60, "tasks": 3},
     ]
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("grid.alpha = [1]", "grid='alpha': unknown option; known: stream"),
+        ("grid.alpha = [1]", "grid='alpha': unknown option; did you mean 'alpha0'? known: stream"),
         ("grid.alpha0 = 1e-3", "grid.alpha0=0.001: must list at least one value"),
         ("grid.alpha0 = []", "must list at least one value"),
         ("grid.alpha0 = [-1.0]", "alpha0=-1.0: a step size must be above 0"),
         ("grid.seed = [1]", "give seeds with --seeds"),
         ("runs = 3", "runs=3: must be a list of tables"),
         ("seeds = [0, 0]", "given twice"),
-        ("alpha0 = 1e-3", "alpha0=0.001: unknown entry; known: output, seeds, run"),
+        ("alpha0 = 1e-3\nseeds = [1]", "alpha0=0.001: unknown entry; known: output, seeds, run"),
+        ("grids.eta = [1.0]", "unknown entry; did you mean 'grid'?"),
         ("run.alpha = 1e-3", "alpha=0.001: unknown option"),
         ("grid = [", "sweep.toml"),
     ],
