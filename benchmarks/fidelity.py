@@ -26,7 +26,7 @@ from clmeta.analysis.fidelity import EXACT, MODES, Fidelity, fidelity, fidelity_
 from clmeta.analysis.fidelity_cost import peak_bytes
 from clmeta.analysis.fidelity_plot import plot_fidelity_panels
 from clmeta.errors import NonFiniteError
-from clmeta.general.engine import functional_loss
+from clmeta.general import functional_loss
 from clmeta.models import make_model
 from clmeta.streams import load_dataset, permuted_inputs
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from clmeta import MetaOptimize
 from clmeta.errors import BadArgument
-from clmeta.general.engine import APPROXIMATIONS, HESSIANS, GeneralMetaOptimize, functional_loss
+from clmeta.general import APPROXIMATIONS, HESSIANS, GeneralMetaOptimize, functional_loss
 
 MIB = 2**20
 #: Exact diagonals take n products a step; the estimator's cost does not depend on n.

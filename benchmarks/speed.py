@@ -27,11 +27,8 @@ from torch.nn import functional as F
 from transcription import Transcription
 
 from clmeta import MetaOptimize
-from clmeta.engines.compiled import CompiledPath
-from clmeta.engines.lists import ListPath
 from clmeta.models import make_model
 from clmeta.record.environment import describe_environment
-from clmeta.rules import as_rule
 
 warnings.filterwarnings("ignore")
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -104,27 +101,15 @@ def optimiser_ways(which: str, times: int, device: str) -> dict[str, Any]:
     for base in PAIRS:
         ways[f"MetaOptimize {base}"] = ours(base)
     if device == "cpu":  # what remains where there is no C compiler
-        ways["MetaOptimize adamw, by lists"] = made(
-            lambda named: by(ListPath, MetaOptimize(named, weight_decay=0.1, gamma=0.999))
-        )
+        ways["MetaOptimize adamw, engine='eager'"] = ours("adamw", engine="eager")
     if which == "cnn":
-        ways["MetaOptimize adamw, by torch.compile"] = made(
-            lambda named: by(
-                CompiledPath, MetaOptimize(named, weight_decay=0.1, gamma=0.999), granularity=None
-            )
-        )
+        ways["MetaOptimize adamw, engine='compiled'"] = ours("adamw", engine="compiled")
         for blocks in ("layer", "node", "weight"):
             ways[f"MetaOptimize adamw {blocks}"] = ours("adamw", blocks=blocks)
     ways["MetaOptimize adamw, fixed step sizes"] = made(
         lambda named: MetaOptimize(named, "adamw", "none", weight_decay=0.1)
     )
     return ways
-
-
-def by(path: Any, optimizer: MetaOptimize, **options: Any) -> MetaOptimize:
-    """The optimiser, made to go another way than it would choose."""
-    optimizer._path = path(optimizer, as_rule("adamw", "base"), **options)
-    return optimizer
 
 
 def online_ways(steps: int, device: str, avalanche: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Transcription:
-    """One step size per block of parameters, in the letters of equations.md, section 4."""
+    """One step size per block of parameters, in the letters of Algorithm 3."""
 
     def __init__(
         self,
