@@ -34,6 +34,7 @@ class ArrayData:
     def __init__(
         self, x_train: Any, y_train: Any, x_test: Any, y_test: Any, *, name: str = "arrays"
     ) -> None:
+        require(isinstance(name, str), "name", name, "must be text")
         self.name = name
         self.x_train = as_images(x_train, f"{name} x_train")
         self.x_test = as_images(x_test, f"{name} x_test")
@@ -202,7 +203,10 @@ def as_labels(y: Any, argument: str) -> Tensor:
 
 
 def _from_numpy(values: Any, argument: str) -> Tensor:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError, RecursionError, OverflowError) as problem:
+        bad(argument, type(values).__name__, f"is no array of numbers ({problem})")
     if array.dtype.kind not in "buif":
         bad(argument, f"{array.dtype} {array.shape}", "give numbers in an array of one shape")
     if array.dtype.kind in "ui" and array.dtype != np.uint8:

@@ -148,7 +148,7 @@ def _prepare(name: str, data: Any, common: Common) -> tuple[ArrayData, int]:
     return data if device is None else data.to(device), seed
 
 
-def make_stream(name: str, data: ArrayData, **options: Any) -> Stream:
+def make_stream(name: str, data: ArrayData, /, **options: Any) -> Stream:
     """The registered stream or preset ``name`` over ``data``.
 
     Raises:

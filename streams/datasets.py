@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from clmeta.errors import BadArgument, ClmetaError, bad
+from clmeta.errors import BadArgument, ClmetaError, bad, require
+from clmeta.ground.checks import count_or_none
+from clmeta.ground.reading import as_path
 from clmeta.lookup import Wanted, failing_as, takes
 from clmeta.registry import Registry
 from clmeta.streams.arraydata import ArrayData, split_every_fifth
@@ -46,13 +48,16 @@ def load_dataset(
         BadArgument: for an unknown name, a missing or corrupt file, a failed download, labels out
             of range; the message says what to do.
     """
+    root = as_path("data_root", data_root)
+    require(isinstance(download, bool), "download", download, "must be true or false")
+    image_size = count_or_none("image_size", image_size)
     if isinstance(dataset, ArrayData):
         return dataset
     if not isinstance(dataset, (str, os.PathLike)):
         return load_torch_dataset(dataset)
     if isinstance(dataset, str) and dataset.lower() in DATASETS:
-        return DATASETS.get(dataset.lower())(Path(data_root), download)
-    path = Path(dataset).expanduser()
+        return DATASETS.get(dataset.lower())(root, download)
+    path = as_path("dataset", dataset)
     if path.is_dir():
         return load_image_folder(path, image_size=image_size)
     if path.suffix == ".npz":
@@ -60,7 +65,7 @@ def load_dataset(
     if isinstance(dataset, str) and ":" in dataset and not path.exists():
         load = DATASETS.get(dataset)
         with failing_as("dataset", dataset):
-            loaded = load(Path(data_root), download)
+            loaded = load(root, download)
         try:
             return load_dataset(loaded)
         except BadArgument as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,12 @@ from torch import Tensor
 
 from clmeta.errors import bad, require
 from clmeta.ground.checks import count_or_none
+from clmeta.lookup import failing_as
 from clmeta.streams.arraydata import ArrayData, as_uint8, split_every_fifth
 
 NPZ_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+LARGEST_SIDE = 8192
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 
@@ -33,7 +34,7 @@ def load_npz(path: Path) -> ArrayData:
             held = [name.removesuffix(".npy") for name in archive.namelist()]
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in NPZ_ARRAYS if name in held}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
+    except Exception as problem:  # a damaged file is wrong in any way: it may claim 64 TB
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         bad(
             "dataset",
@@ -64,6 +65,8 @@ def load_image_folder(path: Path, *, image_size: int | None = None) -> ArrayData
         BadArgument: if there are no class folders or images, sizes differ, or a file is damaged.
     """
     image_size = count_or_none("image_size", image_size)
+    small = image_size is None or image_size <= LARGEST_SIDE
+    require(small, "image_size", image_size, f"must be at most {LARGEST_SIDE:,} pixels")
     train = path / "train"
     test = next((path / name for name in TEST_FOLDERS if (path / name).is_dir()), None)
     if train.is_dir() and test is not None:
@@ -122,7 +125,7 @@ def _read_image(file: Path, image_size: int | None) -> np.ndarray:
     try:
         with Image.open(file) as image:
             picture = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+    except Exception as problem:  # likewise
         bad("dataset", str(file), f"not a readable image ({problem}); replace or remove it")
     if image_size is not None:
         picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BILINEAR)
@@ -157,11 +160,12 @@ def _read_items(dataset: Any) -> tuple[Tensor, Tensor]:
     x: Tensor | None = None
     labels = torch.empty(len(dataset), dtype=torch.int64)
     for i in range(len(dataset)):
-        item = dataset[i]
+        with failing_as("dataset", type(dataset).__name__, f"reading item {i} fails"):
+            item = dataset[i]
         try:
             image, label = item[0], item[1]
             labels[i] = int(label)
-        except (TypeError, IndexError, KeyError, ValueError):
+        except (TypeError, IndexError, KeyError, ValueError, RuntimeError, OverflowError):
             bad(
                 "dataset",
                 type(dataset).__name__,

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from clmeta.errors import bad, require
+from clmeta.errors import bad
+from clmeta.ground.checks import one_of
 from clmeta.streams.arraydata import ArrayData
 from clmeta.streams.draws import permutation
 
@@ -67,7 +68,7 @@ class ClassTasks:
     def __init__(
         self, data: ArrayData, tasks: int, classes_per_task: int | None, head: str, seed: int
     ) -> None:
-        require(head in HEADS, "head", head, f"give one of {', '.join(HEADS)}")
+        one_of("head", head, HEADS)
         each = data.n_classes // tasks if classes_per_task is None else classes_per_task
         needed = tasks * max(each, 1)
         if needed > data.n_classes:
