@@ -25,7 +25,9 @@ def masked():
 needs_compiler = pytest.mark.skipif(cc.compiler() is None, reason="there is no C compiler")
 slow = pytest.mark.slow
 native = pytest.param("native", marks=needs_compiler)
-compiled = pytest.param("compiled", marks=slow)
+#: What torch compiles takes seconds a case; .ci/run leaves all but the ordinary ones out.
+compiling = [slow, pytest.mark.compiled]
+compiled = pytest.param("compiled", marks=compiling)
 
 #: Engines that step rules; the compiled one takes seconds for each form of a step.
 QUICK = [native, "eager", "masked"]
@@ -84,7 +86,7 @@ COMPILED = {
 }
 every_kind = pytest.mark.parametrize(
     "make",
-    [*MAKERS.values(), *(pytest.param(make, marks=slow) for make in COMPILED.values())],
+    [*MAKERS.values(), *(pytest.param(make, marks=compiling) for make in COMPILED.values())],
     ids=[*MAKERS, *COMPILED],
 )
 

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clmeta.engines.eager import Eager, Plan
+from clmeta.engines.eager import Eager
 from clmeta.engines.fuse import CannotCompile, Fused
 from clmeta.engines.gradient import Gradient, Outer
 from clmeta.engines.learners import Learners, Numbers
+from clmeta.engines.pieces import Plan
 from clmeta.native.trace import may_change
 
 #: Numbers of the blocks, whose functions are computed apart; and all else that a step changes.

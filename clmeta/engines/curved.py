@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clmeta.engines.eager import Eager, Piece, Values
+from clmeta.engines.eager import Eager, Values
 from clmeta.engines.gradient import Gradient
 from clmeta.engines.learners import Learners
+from clmeta.engines.pieces import Piece
 from clmeta.errors import bad, require
 from clmeta.ground import ops
 from clmeta.ground.checks import HESSIANS, number, one_of, whole

@@ -16,111 +16,20 @@ from torch import Tensor
 
 from clmeta.engines.gradient import Gradient, Outer
 from clmeta.engines.learners import Engine, Learners
-from clmeta.engines.sizes import blend, meta_update, put, state_dtype
+from clmeta.engines.pieces import Piece, Plan
+from clmeta.engines.sizes import are_finite, blend, meta_update, put, state_dtype
 from clmeta.errors import bad
 from clmeta.native.trace import elementwise
 from clmeta.rules import Rule
 
-#: Numbers at a time on the CPU, so that temporaries stay in a core's second-level cache.
-PIECE = 65_536
+#: Numbers far below what rounding takes from the largest.
+SMALL = {
+    dtype: torch.finfo(dtype).max * torch.finfo(dtype).eps / 8
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 OF_SHARDS = (
     "is no formula of each number alone, which is all that sharded weights can be stepped by"
 )
-
-
-class Piece(NamedTuple):
-    """A part of tensor i that is stepped by one call of each operation.
-
-    Attributes:
-        row: the one learner that it is of; None for all of them, stacked.
-        flat: whether its numbers are taken as one row, whatever their tensor's shape.
-        cut: which of the numbers, or of the learner's units; None for all.
-        w, h, slots, fine: views of the learners' arrays.
-    """
-
-    i: int
-    row: int | None
-    flat: bool
-    cut: slice | None
-    w: Tensor
-    h: Tensor | None
-    slots: dict[str, Tensor]
-    fine: dict[str, Tensor]
-
-    def of(self, x: Tensor) -> Tensor:
-        """The piece of another array in the form of tensor i's (R, *shape)."""
-        return part(x, self.row, self.flat, self.cut)
-
-
-def part(x: Tensor, row: int | None, flat: bool, cut: slice | None) -> Tensor:
-    """A piece of an array (R, *shape)."""
-    if row is not None:
-        x = x.reshape(-1) if flat else x[row]
-    return x if cut is None else x[cut]
-
-
-def pieces_of(s: Learners, masked: bool, uncut: bool) -> list[Piece]:
-    """All of the learners' arrays in pieces; whole tensors where the rule may look at several."""
-    pieces: list[Piece] = []
-    rules = (s.base, s.meta if s.fine else None)
-    alone = uncut or not all(elementwise(rule) for rule in rules if rule is not None)
-    for i, w in enumerate(s.w):
-        fine, size, rows = s.fine[i] if s.fine else {}, w[0].numel(), range(len(w))
-        arrays = (w, *(xs[i] for xs in s.slots.values()), *s.h[i : i + 1])
-        places: list[tuple[int | None, bool, slice | None]] = [(None, False, None)]
-        if alone or len(w) == 1:
-            places = [(row, False, None) for row in rows]
-        if not (masked or alone) and all(x.is_contiguous() for x in arrays):
-            unit = fine["beta"].shape[1] if fine and w.dim() > 1 else 0
-            if not fine and len(w) == 1 and size <= PIECE:
-                places = [(0, True, None)]
-            elif not fine and size > PIECE:
-                places = [(r, True, c) for r in rows for c in _cuts(size, PIECE, r * size)]
-            elif fine and size > PIECE and unit == w.shape[1]:
-                most = max(1, PIECE // (size // unit))
-                places = [(r, False, c) for r in rows for c in _cuts(unit, most, 0)]
-        for place in places:
-            pieces.append(
-                Piece(
-                    i,
-                    *place,
-                    part(w, *place),
-                    part(s.h[i], *place) if s.h else None,
-                    {name: part(xs[i], *place) for name, xs in s.slots.items()},
-                    {name: part(x, *place) for name, x in fine.items()},
-                )
-            )
-    return pieces
-
-
-def _cuts(size: int, most: int, start: int) -> list[slice]:
-    return [slice(start + at, start + min(at + most, size)) for at in range(0, size, most)]
-
-
-class Plan:
-    """The pieces of some learners, and the block that each piece's part of z belongs to."""
-
-    def __init__(self, s: Learners, masked: bool, uncut: bool = False) -> None:
-        self.learners, self.masked = s, masked
-        self.pieces = pieces_of(s, masked, uncut)
-        first = s.active.shape[1] * torch.arange(len(s), device=s.block.device)
-        rows = [slice(None) if p.row is None else slice(p.row, p.row + 1) for p in self.pieces]
-        both = zip(self.pieces, rows, strict=True)
-        self.blocks = torch.cat([s.block[at, p.i] + first[at] for p, at in both])
-        self.single = all(p.row is not None for p in self.pieces)
-        self._columns: dict[str, Tensor] = {}
-        self._version = -1
-        self.listed: dict[str, Any] = {}
-
-    def settings(self) -> dict[str, Tensor]:
-        """Each setting's value (R, P) for each tensor; as lists too, where they may be read."""
-        numbers, block = self.learners.numbers, self.learners.block
-        if self.masked or self._version != numbers.eta._version:
-            self._columns = {name: x.gather(1, block) for name, x in numbers._asdict().items()}
-            if not self.masked:
-                self._version = numbers.eta._version
-                self.listed = {name: x.tolist() for name, x in self._columns.items()}
-        return self._columns
 
 
 class Values(NamedTuple):
@@ -171,45 +80,66 @@ class Eager(Engine):
         dense = list(map(_dense, grads, s.w))
         fine_z = _products(plan, dense)
         self.prepare(s, grads)
-        ok: Tensor | None = None
-        if plan.masked or not all(map(math.isfinite, sizes.z.flatten().tolist())):
-            ok = torch.isfinite(sizes.z).all(1)
-            sizes.note_withheld(ok)
-            if not plan.masked and not bool(ok.any()):
-                return
+        held, ok = ~torch.isfinite(sizes.z), None
+        if plan.masked or bool(held.any()):
+            ok = ~held.any(1)
+        kept: list[tuple[Tensor | None, ...]] = []
         for piece, v in zip(plan.pieces, _values(plan, ok), strict=True):
-            if v is None:
-                continue
-            self._move(s, piece, piece.of(dense[piece.i]), v)
-            if s.fine and s.meta is not None:
+            moved = meta = None
+            if v is not None:
+                moved = self._move(s, piece, piece.of(dense[piece.i]), v)
+            if v is not None and s.fine and s.meta is not None:
                 z, beta = piece.of(fine_z[piece.i]), piece.fine["beta"]
                 state = {name: piece.fine[name] for name in s.meta.slots}
                 t = v.t if isinstance(v.t, Tensor) else z.new_tensor(v.t)
-                meta_update(s.meta, z, beta, state, t, v.eta, v.low, v.high, v.ok)
+                meta = meta_update(s.meta, z, beta, state, t, v.eta, v.low, v.high, v.ok)
+            kept.append((moved, meta))
         for t in s.steps:
             t += 1 if ok is None else ok.to(t.device)
+        above = None
         if s.fine:
             s.show_fine()
         else:
-            s.meta_update(ok)
+            above = s.meta_update(ok)
+        if any(x is not None for each in kept for x in each) or s.shards is not None:
+            held = held | plan.by_block(kept)
+        if above is not None:
+            held = held | above
+        if plan.masked or bool(held.any()):
+            sizes.note_withheld(held)
 
-    def _move(self, s: Learners, piece: Piece, g: Tensor, v: Values) -> None:
+    def _move(self, s: Learners, piece: Piece, g: Tensor, v: Values) -> Tensor | None:
         """dw = -alpha (u + kappa w); w <- w + dw; h <- gamma (1 - alpha kappa) h - alpha du + dw.
 
-        du is the change of u along the trace, 0 without curvature.
+        du is the change of u along the trace, 0 without curvature. Gives what `put` does.
         """
-        w, old = piece.w, piece.slots
+        w, h, old, decay = piece.w, piece.h, piece.slots, v.gamma
         u, new, du = self.direction(s.base, piece, g, v)
         if isinstance(v.kappa, Tensor):
             u = u + v.kappa * w
         elif v.kappa:
             u = torch.add(u, w, alpha=v.kappa)
-        blend(w, 1.0, u, -v.alpha, v.ok)
-        if piece.h is not None:
+        if isinstance(v.kappa, Tensor) or v.kappa:
             decay = v.gamma * (1 - v.alpha * v.kappa)
-            blend(piece.h, decay, u if du is None else u + du, -v.alpha, v.ok)
-        for name, before in old.items():
-            put(before, new[name], v.ok)
+        along = u if du is None else u + du
+        a = -v.alpha
+        if isinstance(a, Tensor):
+            along = a * along
+            u, a = along if du is None else a * u, 1.0
+        slots = [(before, new[name].to(before.dtype)) for name, before in old.items()]
+        steps = (u,) if du is None else (u, along)
+        small = v.ok is None and _is_small(w, a, steps, decay)
+        if small and are_finite(*(after for _, after in slots)):
+            blend(w, 1.0, u, a, out=w)
+            if h is not None:
+                blend(h, decay, along, a, out=h)
+            for before, after in slots:
+                before.copy_(after)
+            return None
+        pairs = [(w, blend(w, 1.0, u, a)), *slots]
+        if h is not None:
+            pairs.append((h, blend(h, decay, along, a)))
+        return put(pairs, v.ok)
 
     def direction(
         self, rule: Rule, piece: Piece, g: Tensor, v: Values
@@ -219,6 +149,21 @@ class Eager(Engine):
 
     def prepare(self, s: Learners, grads: Sequence[Gradient]) -> None:
         """What a step needs of all blocks at once; marks z where it is not finite."""
+
+
+def _is_small(w: Tensor, a: float, steps: Sequence[Tensor], decay: Any) -> bool:
+    """Whether moves a x are lost in the rounding of numbers near the largest, and none overflows.
+
+    Args:
+        steps: the directions x.
+        decay: of the trace; at most 1.
+    """
+    most = SMALL.get(w.dtype, 0.0)
+    for x in steps:
+        flat = x.reshape(-1)
+        if not abs(a) * math.sqrt(torch.dot(flat, flat)) < most:
+            return False
+    return bool((decay >= -1).all() if isinstance(decay, Tensor) else decay >= -1)
 
 
 def _dense(g: Gradient, w: Tensor) -> Tensor:

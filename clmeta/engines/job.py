@@ -32,7 +32,10 @@ class Job:
         starts = torch.arange(len(s))[:, None] * s.active.shape[1]
         self.block = array("q", (s.block + starts).flatten().tolist())
         self.ok = array("b", bytes(len(s)))
+        self.held = array("b", bytes(s.active.numel()))
         self.widths: list[int] = []
+        #: Whether to make a step by functions of their own, as threads do.
+        self.apart = False
         self.strides = [w.stride()[1:] for w in s.w]
 
     def _pointers(self, names: Sequence[str], fine: Sequence[Any] = ()) -> array[int]:
@@ -64,35 +67,36 @@ class Job:
         fields += [address(x) for x in arrays]
         fields += [x.data_ptr() for x in numbers]
         fields += [address(x) for x in constants]
-        self.job = array("q", [*fields, address(self.sums), sizes.z.data_ptr(), address(self.ok)])
+        fields += [address(self.sums), sizes.z.data_ptr(), address(self.ok), address(self.held)]
+        self.job = array("q", fields)
         threads = threads_for(self.total, len(s) if len(s) > 1 else len(self.sums))
         self.threads = threads
 
     def step(self, grads: Sequence[Gradient]) -> None:
-        """One update of all learners; those whose z is not finite are left as they are."""
+        """One update of all learners; what would not be finite is left as it is."""
         s, program = self.s, self.program
         held = self._put(grads)
         for alpha, each in zip(self.alpha, s.fine, strict=True):
             torch.exp(each["beta"], out=alpha)
         job = address(self.job)
-        if len(s) == 1 and self.threads > 1:
+        if self.apart or (len(s) == 1 and self.threads > 1):
             in_threads(program.products, self.threads, len(self.sums), job)
-            program.settle(0, 1, job)
+            program.settle(0, len(s), job)
             in_threads(program.moves, self.threads, len(self.sums), job)
         else:
             in_threads(program.learners, self.threads, len(s), job)
         del held
-        everyone = all(self.ok)
-        if not everyone:
-            s.sizes.note_withheld(torch.tensor(self.ok, dtype=torch.bool))
-            if not any(self.ok):
-                return
-        if s.leaves:  # autograd must learn that weights changed, or it would use them in old graphs
-            torch.autograd.graph.increment_version(s.leaves)
-        if s.fine:
-            s.show_fine()
-        elif s.meta is not None:
-            self._meta(everyone)
+        if any(self.ok):
+            if (
+                s.leaves
+            ):  # autograd must learn that weights changed; it would use them in old graphs
+                torch.autograd.graph.increment_version(s.leaves)
+            if s.fine:
+                s.show_fine()
+            elif s.meta is not None:
+                self._meta()
+        if any(self.held):
+            s.sizes.note_withheld(torch.tensor(self.held).bool().view(s.active.shape))
 
     def _put(self, grads: Sequence[Gradient]) -> list[Tensor]:
         """Note where the gradients are; what is returned must live until they were read."""
@@ -122,14 +126,17 @@ class Job:
             self.second[:] = array("q", _rows(second, learners))
         return first + second
 
-    def _meta(self, everyone: bool) -> None:
+    def _meta(self) -> None:
         """The meta update of all blocks of the learners that are well."""
         s, sizes, n = self.s, self.s.sizes, self.s.numbers
         if self.meta is None:
-            s.meta_update(None if everyone else torch.tensor(self.ok).bool())
+            held = s.meta_update(None if all(self.ok) else torch.tensor(self.ok).bool())
+            for k, bad in enumerate([] if held is None else held.flatten().tolist()):
+                self.held[k] |= bad
             return
         state = (sizes.state[name] for name in self.meta.slots)
-        given = [x.data_ptr() for x in (sizes.z, n.eta, n.low, n.high, sizes.beta, sizes.t, *state)]
+        given = [x.data_ptr() for x in (sizes.z, n.eta, n.low, n.high)]
+        given += [address(self.held), *(x.data_ptr() for x in (sizes.t, sizes.beta, *state))]
         head = (sizes.beta.numel(), sizes.beta.shape[1], s.active.data_ptr(), address(self.ok))
         self.meta.move(*head, *given, address(self.meta.constants))
         sizes.show()

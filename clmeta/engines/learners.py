@@ -92,14 +92,18 @@ class Learners:
             fine=[{name: x[index] for name, x in each.items()} for each in self.fine],
         )
 
-    def meta_update(self, ok: Tensor | None) -> None:
-        """beta <- meta_update(beta, z) of blocks of whole tensors, of learners ok (R,), or all."""
+    def meta_update(self, ok: Tensor | None) -> Tensor | None:
+        """beta <- meta_update(beta, z) of blocks of whole tensors, of learners ok (R,), or all.
+
+        Returns:
+            (R, B) the blocks that were kept back, as `put` says.
+        """
         keep: Tensor | None = self.active if ok is None else self.active & ok[:, None]
         if ok is None and self._complete is None:
             self._complete = self.on_cpu and bool(self.active.all())
         keep = None if ok is None and self._complete else keep
         n, dtype = self.numbers, self.sizes.beta.dtype
-        self.sizes.update(n.eta.to(dtype), n.low.to(dtype), n.high.to(dtype), keep)
+        return self.sizes.update(n.eta.to(dtype), n.low.to(dtype), n.high.to(dtype), keep)
 
     def show_fine(self) -> None:
         """Each block's beta: the mean over its units or weights, so alpha's geometric mean."""
@@ -118,7 +122,8 @@ class Learners:
             values = values[None, filled]
         total = torch.zeros_like(beta).scatter_add_(1, block, values)
         count = torch.zeros_like(beta).scatter_add_(1, block, torch.ones_like(values))
-        beta.copy_(torch.where(count > 0, total / count, beta))
+        # A mean of finite numbers is finite, though their sum may not be.
+        beta.copy_(torch.where(count > 0, torch.nan_to_num(total / count), beta))
         self.sizes.show()
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clmeta.engines.eager import Eager
-from clmeta.engines.gradient import Gradient
+from clmeta.engines.gradient import Gradient, Outer
 from clmeta.engines.job import Job
 from clmeta.engines.learners import Engine, Learners, Numbers, fresh_learners
 from clmeta.native import cc
@@ -151,7 +151,7 @@ def compare(
         CannotTrace: if they differ after one of twelve updates.
     """
     make = torch.Generator().manual_seed(0)
-    shapes = [(2, 7, 9), (2, 5)]
+    shapes = [(2, 5, 130), (2, 5)]  # rows as long as vectors, and a rest
     # alpha starts at 1 and weights at 0, so that an error of u or beta is not small beside them.
     values = (torch.full((2, 2), x, dtype=torch.float64) for x in (0.1, 0.9, 0.1, -2.0, 2.0))
     numbers, block = Numbers(*values), torch.tensor([[0, 1], [1, 0]])
@@ -174,9 +174,13 @@ def compare(
     eager.uncut = True  # one by one, so that the base rule is given counts as Python's numbers
     rtol = 1e-3 if dtype == torch.float32 else 1e-8
     for t in range(1, 13):
-        grads = [0.2 * torch.randn(shape, generator=make, dtype=dtype) for shape in shapes]
+        drawn = [0.2 * torch.randn(shape, generator=make, dtype=dtype) for shape in shapes]
+        grads: list[Gradient] = [*drawn]
+        if t % 3 == 0:
+            grads[0] = Outer(drawn[0][:, :, :1], 5 * drawn[0][:, :1])
+        job.apart = t % 2 == 0
         try:
-            eager.step(by_rule, [g.clone() for g in grads])
+            eager.step(by_rule, [g.dense() if isinstance(g, Outer) else g.clone() for g in grads])
         except Exception as error:  # whatever a rule's own code raises
             raise CannotTrace(f"{type(error).__name__}: {error}") from error
         job.step(grads)

@@ -20,28 +20,43 @@ def state_dtype(p: Tensor) -> torch.dtype:
     return torch.float32 if p.dtype.itemsize < 4 else p.dtype
 
 
-def put(old: Tensor, new: Tensor, ok: Tensor | None) -> None:
-    """``old <- new`` in place, where ok; a CUDA graph replays writes, not new names for tensors."""
-    if ok is None:
-        old.copy_(new)
-    elif old.dtype == new.dtype:
-        torch.where(ok, new, old, out=old)
-    else:
-        old.copy_(torch.where(ok, new.to(old.dtype), old))
+def are_finite(*xs: Tensor) -> bool:
+    """Whether sums, and so all numbers, are finite; reads from the device."""
+    return all(math.isfinite(x.sum()) for x in xs)
 
 
-def blend(old: Tensor, scale: Any, x: Tensor, a: Any, ok: Tensor | None) -> None:
-    """``old <- scale old + a x`` in place, where ok; scale and a are numbers or broadcast."""
-    scaled = isinstance(scale, Tensor) or scale != 1.0
-    if ok is not None:
-        put(old, (scale * old if scaled else old) + a * x, ok)
-        return
-    if scaled:
-        old.mul_(scale)
-    if isinstance(a, Tensor):
-        old.add_(a * x)
-    else:
-        old.add_(x, alpha=a)
+def put(pairs: Sequence[tuple[Tensor, Tensor]], ok: Tensor | None) -> Tensor | None:
+    """``old <- new`` in place for each number where ok and all that is new of it is finite.
+
+    Tensors keep their places, as a CUDA graph replays writes, not new names for them.
+
+    Args:
+        pairs: the old and the new array for each of some arrays of one shape.
+        ok: where to write, broadcast; None for everywhere, and values may be read.
+
+    Returns:
+        Where something was kept back, as it is not finite; None where that is known to be nowhere.
+    """
+    pairs = [(old, new.to(old.dtype)) for old, new in pairs]
+    if ok is None and are_finite(*(new for _, new in pairs)):
+        for old, new in pairs:
+            old.copy_(new)
+        return None
+    zero = pairs[0][1] * 0
+    for _, new in pairs[1:]:
+        zero = torch.add(zero, new, alpha=0)
+    good = zero == 0  # as 0 times what is not finite is not a number
+    chosen = good if ok is None else good & ok
+    for old, new in pairs:
+        torch.where(chosen, new, old, out=old)
+    return ~good if ok is None else ok & ~good
+
+
+def blend(old: Tensor, scale: Any, x: Tensor, a: float, out: Tensor | None = None) -> Tensor:
+    """``scale old + a x``; scale is a number or broadcast."""
+    if isinstance(scale, Tensor) or scale != 1.0:
+        old = torch.mul(old, scale, out=out)
+    return torch.add(old, x, alpha=a, out=out)
 
 
 def meta_update(
@@ -54,7 +69,7 @@ def meta_update(
     low: Any,
     high: Any,
     ok: Tensor | None,
-) -> None:
+) -> Tensor | None:
     """``beta <- beta - eta u(z)`` within bounds, in place where ok (paper, Sec. 3, eq. 7).
 
     Args:
@@ -62,11 +77,13 @@ def meta_update(
         z: meta-gradients, in the shape of ``beta`` and ``state``.
         t: number of this update, from 1; a tensor.
         eta, low, high: meta step size and bounds of beta, broadcast.
+
+    Returns:
+        Where they were kept back, as `put` says.
     """
     u, after = rule.update(z, state, t)
-    put(beta, torch.clamp(beta - eta * u, low, high), ok)
-    for name, old in state.items():
-        put(old, after[name], ok)
+    moved = torch.clamp(beta - eta * u, low, high)
+    return put([(beta, moved), *((old, after[name]) for name, old in state.items())], ok)
 
 
 class StepSizes:
@@ -84,9 +101,9 @@ class StepSizes:
         z: (R, B) meta-gradients of the last step, 0 for blocks without gradient.
         largest: bound of every beta that keeps its alpha finite.
         calls: 0-dim count of steps.
-        withheld, first: (R,) number of updates withheld for non-finite values, and the step of the
-            first one (-1: none).
-        culprits: (R, B) blocks whose meta-gradient was not finite at the first one.
+        withheld, first: (R,) number of steps of which anything was withheld, as it was not finite,
+            and the first of them (-1: none).
+        culprits: (R, B) blocks in which that was at the first one.
     """
 
     #: Per learner and block; per learner; both under the names that checkpoints use.
@@ -134,26 +151,31 @@ class StepSizes:
             setattr(self, name, getattr(self, name)[rows])
         self.state = {k: v[rows] for k, v in self.state.items()}
 
-    def update(self, eta: Any, low: Any, high: Any, keep: Tensor | None) -> None:
+    def update(self, eta: Any, low: Any, high: Any, keep: Tensor | None) -> Tensor | None:
         """One meta update by z, of the blocks to keep (R, B), or all; see `meta_update`."""
         if self.rule is None:
-            return
+            return None
         t, z = self.t + 1, self.z.to(self.beta.dtype)
-        meta_update(self.rule, z, self.beta, self.state, t, eta, low, high, keep)
-        put(self.t, t, keep)
+        held = meta_update(self.rule, z, self.beta, self.state, t, eta, low, high, keep)
+        moved = keep if held is None else ~held if keep is None else keep & ~held
+        put([(self.t, t)], moved)
         self.show()
+        return held
 
     def show(self) -> None:
         """alpha <- exp(beta)."""
         torch.exp(self.beta, out=self.alpha)
 
-    def note_withheld(self, ok: Tensor) -> None:
-        """Count the learners whose z is not finite, ``ok`` (R,); without synchronising."""
-        first = ~ok & (self.first == NEVER)
-        self.withheld += ~ok
+    def note_withheld(self, held: Tensor) -> None:
+        """Count the learners of which something was kept back: blocks ``held`` (R, B).
+
+        It is called once a step at most, and does not synchronise.
+        """
+        some = held.any(1)
+        first = some & (self.first == NEVER)
+        self.withheld += some
         self.first.copy_(torch.where(first, self.calls - 1, self.first))
-        bad = ~torch.isfinite(self.z)
-        self.culprits.copy_(torch.where(first[:, None], bad, self.culprits))
+        self.culprits.copy_(torch.where(first[:, None], held, self.culprits))
 
     def check_finite(self, names: Sequence[str], row: int = 0) -> None:
         """Raise NonFiniteError if a learner's update was withheld; reads from the device."""

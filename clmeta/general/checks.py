@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clmeta.errors import NonFiniteError, bad, require
+from clmeta.errors import NonFiniteError, bad
 from clmeta.general.curvature import Linearised
 from clmeta.general.meta_parameters import direction_depends_on_gradient
+from clmeta.ground.checks import one_of
 from clmeta.ground.forward import along, leaves
 from clmeta.ground.trial import check_rule
 from clmeta.rules import Rule
@@ -27,9 +28,8 @@ def check_mode(
     diagonal_samples: int | None,
 ) -> None:
     """Raise BadArgument for a combination that has no meaning, with the reason."""
-    known = ", ".join(APPROXIMATIONS)
-    require(approximation in APPROXIMATIONS, "approximation", approximation, f"one of {known}")
-    require(hessian in HESSIANS, "hessian", hessian, f"one of {', '.join(HESSIANS)}")
+    one_of("approximation", approximation, APPROXIMATIONS)
+    one_of("hessian", hessian, HESSIANS)
     if condensed and approximation != "L":
         bad(
             "condensed",

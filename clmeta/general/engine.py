@@ -19,7 +19,7 @@ from clmeta.general.memory import kept_numbers, peak_numbers, require_fit, sizes
 from clmeta.general.meta_parameters import Learn, parse_learn
 from clmeta.general.setup import meta_vectors
 from clmeta.general.step_map import StepMap
-from clmeta.ground.checks import DISCOUNT, GAMMA, count_or_none
+from clmeta.ground.checks import DISCOUNT, GAMMA, check_number, count_or_none
 from clmeta.ground.forward import quiet_first_use, scale, tree_map, zeros
 from clmeta.ground.machine import available_bytes
 from clmeta.ground.seeds import check_seed
@@ -121,8 +121,9 @@ class GeneralMetaOptimize:
     ) -> None:
         quiet_first_use()
         require(callable(loss), "loss", loss, "pass a function loss(params, *batch) -> scalar")
-        require(0 <= gamma <= 1, "gamma", gamma, DISCOUNT)
-        require(weight_decay >= 0, "weight_decay", weight_decay, "must not be negative")
+        require(0 <= check_number("gamma", gamma) <= 1, "gamma", gamma, DISCOUNT)
+        kappa = check_number("weight_decay", weight_decay)
+        require(kappa >= 0, "weight_decay", weight_decay, "must not be negative")
         chunk = count_or_none("chunk", chunk)
         diagonal_samples = count_or_none("diagonal_samples", diagonal_samples)
         checked = check_params(params)

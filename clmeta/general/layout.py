@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clmeta.blocks import FINE, Blocks, fine_shape, partition_names
 from clmeta.errors import bad, require
+from clmeta.ground.checks import number
 
 
 class Layout:
@@ -65,10 +66,10 @@ class Layout:
             BadArgument: if a mapping does not name exactly the blocks.
         """
         if not isinstance(given, Mapping):
-            return dict.fromkeys(self.block_names, float(given))
+            return dict.fromkeys(self.block_names, number(argument, given))
         if set(given) != set(self.block_names):
             bad(argument, dict(given), f"give one value per block: {', '.join(self.block_names)}")
-        return {block: float(given[block]) for block in self.block_names}
+        return {block: number(argument, given[block]) for block in self.block_names}
 
     def spread(self, values: Mapping[str, float]) -> Tensor:
         """(B,) float64 entries from one value per block."""

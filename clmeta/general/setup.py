@@ -11,6 +11,7 @@ from torch import Tensor
 from clmeta.errors import bad, require
 from clmeta.general.layout import Layout
 from clmeta.general.meta_parameters import Map
+from clmeta.ground.checks import number
 from clmeta.rules import Rule
 
 
@@ -24,8 +25,9 @@ def eta_of(eta: float | Mapping[str, float], kind: str, kinds: Mapping[str, Map]
         if set(eta) != set(kinds):
             bad("eta", dict(eta), f"give one value for each of: {', '.join(kinds)}")
         eta = eta[kind]
-    require(0 <= eta < math.inf, "eta", eta, "a meta step size must be finite and not negative")
-    return float(eta)
+    value = number("eta", eta)
+    require(0 <= value < math.inf, "eta", eta, "a meta step size must be finite and not negative")
+    return value
 
 
 def meta_vectors(

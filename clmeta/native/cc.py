@@ -2,7 +2,7 @@
 
 They are plain C without Python's or torch's headers, so building one takes a fraction of a second.
 ``CC`` names another compiler, ``CLMETA_CACHE`` another folder than ``~/.cache/clmeta``;
-``CLMETA_NATIVE=0`` turns them off.
+``CLMETA_NATIVE=0`` turns them off. A folder in which others could put programs is not used.
 """
 
 from __future__ import annotations
@@ -14,8 +14,13 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +41,11 @@ NATIVE = (
     if platform.machine() in ("arm64", "aarch64")
     else ("-march=native", "-mprefer-vector-width=512")
 )
-LIMIT = 60
+#: Seconds that the compiler may take; that a failure is remembered; after which what a build left
+#: behind is nobody's.
+LIMIT, REMEMBERED, DEAD = 60, 3600, 600
+#: Failures of this process, by key.
+_failed: dict[str, str] = {}
 
 
 class CannotBuild(Exception):
@@ -79,39 +88,103 @@ def load(source: str) -> ctypes.CDLL:
     """The program built from C source, from the cache where it is there.
 
     Raises:
-        CannotBuild: where there is no compiler, or it or the folder does not work.
+        CannotBuild: where there is no compiler, or it does not work; that is remembered.
     """
     command = compiler()
     if command is None:
         raise CannotBuild("no C compiler")
     parts = (source, *command, *FLAGS, *NATIVE, platform.platform(), _machine())
     key = _digest("\n".join(parts).encode())
+    if key in _failed:
+        raise CannotBuild(_failed[key])
     try:
-        folder = cache_folder()
-        for kept in folder.glob(f"{key}-*.so"):
-            if kept.stem == f"{key}-{_digest(kept.read_bytes())}":
-                return ctypes.CDLL(str(kept))
-            kept.unlink()  # half written, or damaged: loading it could end the process
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            built = _build(command, source, Path(place))
-            kept = folder / f"{key}-{_digest(built.read_bytes())}.so"
-            os.replace(built, kept)
-        return ctypes.CDLL(str(kept))
-    except (OSError, RuntimeError):  # no home, no place to write to, or none to run from
-        pass
-    try:
-        with tempfile.TemporaryDirectory(prefix="clmeta-") as place:
-            return ctypes.CDLL(str(_build(command, source, Path(place))))
-    except OSError as error:
+        folder = _own(cache_folder().absolute())
+        if folder is not None:
+            with suppress(OSError):  # no place to write to, or none to run from
+                return _kept(folder, key, command, source)
+        with _workplace(Path(tempfile.gettempdir()), "clmeta-") as place:
+            return ctypes.CDLL(str(_build(command, source, place)))
+    except (CannotBuild, OSError, RuntimeError) as error:  # of these the last: no home
+        _failed[key] = str(error)
         raise CannotBuild(str(error)) from error
 
 
-def declare(function: Any, kinds: str) -> Any:
-    """A C function that takes long integers (l) and pointers (p) and returns nothing."""
+def declare(library: ctypes.CDLL, name: str, kinds: str) -> Any:
+    """A C function that takes long integers (l) and pointers (p) and returns nothing.
+
+    Raises:
+        CannotBuild: if the library has none of that name.
+    """
+    function = getattr(library, name, None)
+    if function is None:
+        raise CannotBuild(f"the program has no {name}")
     function.argtypes = [{"l": ctypes.c_long, "p": ctypes.c_void_p}[kind] for kind in kinds]
     function.restype = None
     return function
+
+
+@functools.cache
+def _own(folder: Path) -> Path | None:
+    """The folder, made where it is not there; None, with a warning, if others could change it."""
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in (folder, *folder.parents, *folder.resolve().parents, folder.resolve()):
+            if not _is_safe(each, shared=each.resolve() != folder.resolve()):
+                warnings.warn(
+                    f"programs are not kept in {folder}, as others could change {each}; make it "
+                    "yours alone, or name another folder with CLMETA_CACHE",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return None
+        return folder
+    return None
+
+
+def _is_safe(path: Path, shared: bool = False) -> bool:
+    """Whether only the user and root can change a file, or what a folder holds.
+
+    Args:
+        shared: a sticky folder will do, as what lies in it can't be replaced by others.
+    """
+    found = path.stat()
+    closed = not found.st_mode & 0o022 or (shared and bool(found.st_mode & stat.S_ISVTX))
+    return closed and found.st_uid in (0, os.getuid())
+
+
+def _kept(folder: Path, key: str, command: list[str], source: str) -> ctypes.CDLL:
+    """A program from the cache, built where it is not there."""
+    failed = folder / f"{key}.failed"
+    if failed.exists() and _is_safe(failed):
+        if 0 <= time.time() - failed.stat().st_mtime < REMEMBERED:
+            raise CannotBuild(failed.read_text(encoding="utf-8"))
+        failed.unlink()
+    for kept in folder.glob(f"{key}-*.so"):
+        if _is_safe(kept) and kept.stem == f"{key}-{_digest(kept.read_bytes())}":
+            return ctypes.CDLL(str(kept))
+        kept.unlink()  # half written, or damaged: loading it could end the process
+    with _workplace(folder, "build-") as place:
+        try:
+            built = _build(command, source, place)
+        except CannotBuild as error:
+            failed.write_text(str(error), encoding="utf-8")
+            raise
+        kept = folder / f"{key}-{_digest(built.read_bytes())}.so"
+        os.replace(built, kept)
+    return ctypes.CDLL(str(kept))
+
+
+@contextmanager
+def _workplace(folder: Path, prefix: str) -> Iterator[Path]:
+    """A folder to build in; those that killed processes left behind are cleared away."""
+    for left in folder.glob(f"{prefix}*"):
+        with suppress(OSError):
+            found = left.lstat()
+            mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+            if mine and time.time() - found.st_mtime > DEAD:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as place:
+        yield Path(place)
 
 
 def _digest(content: bytes) -> str:

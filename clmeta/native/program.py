@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any
 
 import torch
 
 from clmeta.native import cc
-from clmeta.native.template import BETA, BODY, C_TYPES, META, PRELUDE, STEP, WEIGHTS, fill
+from clmeta.native.template import BETA, BODY, C_TYPES, INTS, META, PRELUDE, STEP, WEIGHTS, fill
 from clmeta.native.trace import CannotTrace, Formula
 from clmeta.rules import Rule
 
@@ -20,7 +19,7 @@ def prelude(dtype: torch.dtype) -> str:
     """What every program begins with. Raises CannotTrace for a dtype that C has no type for."""
     if dtype not in C_TYPES:
         raise CannotTrace(f"weights of {dtype}")
-    return PRELUDE.format(T=C_TYPES[dtype], align=dtype.itemsize)
+    return PRELUDE.format(T=C_TYPES[dtype], I=INTS[dtype], align=dtype.itemsize)
 
 
 class StepProgram:
@@ -72,9 +71,8 @@ class StepProgram:
             "fine": str(int(fine)),
         }
         library = cc.load(head + fill(STEP, **parts))
-        functions = (library.products, library.settle, library.moves, library.learners)
         self.products, self.settle, self.moves, self.learners = (
-            cc.declare(function, "llp") for function in functions
+            cc.declare(library, name, "llp") for name in ("products", "settle", "moves", "learners")
         )
 
     def _pointers(self, fine: bool) -> list[str]:
@@ -95,24 +93,28 @@ _NUMBERS = ", ".join(
 
 def _body(formula: Formula, traced: bool) -> str:
     """The statements that move one number of each array."""
-    names = ("w", *formula.new, *(("h",) if traced else ()))
-    store = [f"p_{name}[i] = {value};" for name, value in formula.new.items()]
-    store += ["p_h[i] = decay * v_h + dw;"] if traced else []
-    return fill(
-        BODY,
-        load="\n".join(f"const T v_{name} = p_{name}[i];" for name in names),
-        each="\n".join(formula.each),
-        u=formula.u,
-        store="\n".join(store),
-    ).strip()
+    new = {"w": "v_w + dw", **formula.new, **({"h": "decay * v_h + dw"} if traced else {})}
+    return _moved(BODY, formula, new, "T", "", "i")
 
 
 def _beta(formula: Formula) -> str:
     """The statements that move one beta and its state."""
-    load = [f"const K {TAG}v_{name} = p_{TAG}{name}[k];" for name in formula.new]
-    store = [f"p_{TAG}{name}[k] = (T){value};" for name, value in formula.new.items()]
-    parts = {"load": load, "each": formula.each, "store": store}
-    return fill(BETA, u=formula.u, **{k: "\n".join(v) for k, v in parts.items()}).strip()
+    new = {**formula.new, "beta": "raised > (K)high ? (K)high : raised"}
+    return _moved(BETA, formula, new, "K", TAG, "k")
+
+
+def _moved(
+    template: str, formula: Formula, new: dict[str, str], kind: str, tag: str, at: str
+) -> str:
+    """A template with the old numbers, the new ones, and the choice between them."""
+    place = {name: f"p_{name if name == 'beta' else tag + name}[{at}]" for name in new}
+    load = [f"const {kind} {tag}v_{name} = {place[name]};" for name in new]
+    each = [f"const T {tag}n_{name} = (T)({value});" for name, value in new.items()]
+    sound = " + ".join(f"{tag}n_{name} * 0" for name in new)
+    each.append(f"const I {tag}sound = -({sound} == 0);\nheld |= ~{tag}sound;")
+    store = [f"{at} = pick({tag}sound, {tag}n_{n}, (T){tag}v_{n});" for n, at in place.items()]
+    parts = {"load": load, "each": formula.each, "new": each, "store": store}
+    return fill(template, u=formula.u, **{k: "\n".join(v) for k, v in parts.items()}).strip()
 
 
 class MetaProgram:
@@ -124,8 +126,9 @@ class MetaProgram:
 
     def __init__(self, rule: Rule, dtype: torch.dtype) -> None:
         head, formula = prelude(dtype), Formula(rule, "double", TAG)
-        arguments = "".join(f"T *p_{TAG}{name}, " for name in rule.slots)
+        arguments = "".join(f"T *p_{name}, " for name in ("beta", *(TAG + x for x in rule.slots)))
         once = "\n".join(formula.once)
         text = fill(META, arguments=arguments, once=once, beta=_beta(formula))
         self.constants, self.slots = formula.constants, rule.slots
-        self.move: Any = cc.declare(cc.load(head + text).meta, "ll" + "p" * (9 + len(rule.slots)))
+        kinds = "ll" + "p" * (10 + len(rule.slots))
+        self.move = cc.declare(cc.load(head + text), "meta", kinds)

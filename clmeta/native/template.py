@@ -11,14 +11,22 @@ from __future__ import annotations
 import torch
 
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
+INTS = {torch.float32: "int", torch.float64: "long"}
 
 PRELUDE = """
 #include <math.h>
 typedef {T} T;
+typedef {I} I; /* as wide as T, so that both fit the same vectors */
 typedef T V __attribute__((vector_size(64), aligned({align})));
 enum {{ LANES = 64 / sizeof(T) }};
 static inline float signf(float x) {{ return (float)((x > 0) - (x < 0)); }}
 static inline double sign(double x) {{ return (double)((x > 0) - (x < 0)); }}
+/* Bit by bit: a choice would become a store under a condition, which is slow or not vectorised. */
+static inline T pick(I mask, T one, T other)
+{{
+    const union {{ T t; I i; }} a = {{ one }}, b = {{ other }};
+    return (union {{ I i; T t; }}) {{ b.i ^ ((a.i ^ b.i) & mask) }}.t;
+}}
 /* As torch's, and unlike fmax and fmin, these let no NaN get lost. */
 static inline float maximumf(float a, float b) {{ return a > b || a != a ? a : b; }}
 static inline double maximum(double a, double b) {{ return a > b || a != a ? a : b; }}
@@ -45,6 +53,7 @@ typedef struct {
     const double *c, *meta_c;         /* the rules' options */
     double *sum, *z;                  /* <h, g> of each piece, and of each block */
     char *ok;                         /* of each learner: all its z are finite */
+    char *held;                       /* of each block: something of it was not finite */
 } Job;
 
 static double dot(const T *x, const T *y, long n)
@@ -109,22 +118,26 @@ static void settle_of(long first, long last, const Job *j)
 {
     for (long r = first; r < last; r++) {
         const long from = r ? j->end[r * j->each - 1] : 0, to = j->end[(r + 1) * j->each - 1];
-        double *z = j->z + r * j->blocks, all = 0;
+        double *z = j->z + r * j->blocks;
         for (long b = 0; b < j->blocks; b++) z[b] = 0;
         for (long p = from; p < to; p++) j->z[j->block[j->piece[p][0]]] += j->sum[p];
-        for (long b = 0; b < j->blocks; b++) all += z[b] * 0;
-        j->ok[r] = all == 0;
+        j->ok[r] = 1;
+        for (long b = 0; b < j->blocks; b++)
+            if ((j->held[r * j->blocks + b] = z[b] * 0 != 0)) j->ok[r] = 0;
         for (long i = 0; i < j->each && j->ok[r]; i++) ++*j->step[r * j->each + i];
     }
 }
 
-/* The inner loops run over the index within the piece: shifted ones are not vectorised as well. */
-static inline __attribute__((always_inline)) void rows(
+/* Of each number all that is new is written, or, where that is not finite, nothing: then this is
+ * not 0. The inner loops run over the index within the piece: shifted ones are not vectorised as
+ * well. */
+static inline __attribute__((always_inline)) I rows(
     const int outer, const long n, const long row, const T *restrict a, const T *restrict b,
     @arguments@, const double v_t, const double gamma, const double kappa,
     const double eta, const double low, const double high, const double *c, const double *meta_c)
 {
     const double meta_v_t = v_t;
+    I held = 0;
 @once@
 @weights@
     for (long k = 0; k < n / row; k++) {
@@ -139,6 +152,7 @@ static inline __attribute__((always_inline)) void rows(
         }
 @meta@
     }
+    return held;
 }
 
 /* From the last to the first: the products' last ones are still in the cache. */
@@ -152,10 +166,9 @@ static void moves_of(long first, long last, const Job *j)
         const double v_t = *j->step[owner];
         const T *a = j->array[owner] + (width ? start / width : start), *b = j->second[owner];
 @pointers@
-        if (width)
-            rows(1, n, row, a, b, @passed@, v_t, @numbers@);
-        else
-            rows(0, n, row, a, b, @passed@, v_t, @numbers@);
+        const I held = width ? rows(1, n, row, a, b, @passed@, v_t, @numbers@)
+                             : rows(0, n, row, a, b, @passed@, v_t, @numbers@);
+        if (held) __atomic_store_n(j->held + block, 1, __ATOMIC_RELAXED); /* threads share blocks */
     }
 }
 
@@ -186,7 +199,7 @@ WEIGHTS = """
 @body@
 @meta@
         }
-        return;
+        return held;
     }
 """
 
@@ -194,7 +207,7 @@ BODY = """
 @load@
 @each@
 const T dw = -(alpha * @u@) - shrink * v_w;
-p_w[i] = v_w + dw;
+@new@
 @store@
 """
 
@@ -202,24 +215,28 @@ p_w[i] = v_w + dw;
 BETA = """
 @load@
 @each@
-const K moved = p_beta[k] - (K)eta * @u@, raised = moved < (K)low ? (K)low : moved;
-p_beta[k] = raised > (K)high ? (K)high : raised;
+const K moved = meta_v_beta - (K)eta * @u@, raised = moved < (K)low ? (K)low : moved;
+@new@
 @store@
 """
 
 META = """
 typedef double K;
 void meta(long count, long blocks, const char *active, const char *ok, const double *z,
-          const double *etas, const double *lows, const double *highs, T *p_beta, T *p_t,
-          @arguments@const double *meta_c)
+          const double *etas, const double *lows, const double *highs, char *all_held,
+          T *p_t, @arguments@const double *meta_c)
 {
     for (long k = 0; k < count; k++) {
         if (!active[k] || !ok[k / blocks]) continue;
         const double meta_v_g = z[k], meta_v_t = p_t[k] + 1.0;
         const double eta = etas[k], low = lows[k], high = highs[k];
+        I held = 0;
 @once@
 @beta@
-        p_t[k] = (T)meta_v_t;
+        if (held)
+            all_held[k] = 1;
+        else
+            p_t[k] = (T)meta_v_t;
     }
 }
 """

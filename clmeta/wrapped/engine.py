@@ -13,7 +13,7 @@ from clmeta.engines.learners import Engine
 from clmeta.engines.sizes import StepSizes, state_dtype
 from clmeta.errors import bad
 from clmeta.wrapped.building import TRACE, Factory, Groups, check_state, settings_of
-from clmeta.wrapped.evaluations import Closure, Evaluations, Spent, Withheld
+from clmeta.wrapped.evaluations import Closure, Evaluations, Spent, Withheld, copied, restore
 from clmeta.wrapped.inner import Inner
 from clmeta.wrapped.probe import probe
 
@@ -88,22 +88,32 @@ class Wrapped(Engine):
                 state.setdefault(p, {})[TRACE] = h
             inner.show(self._groups)
 
-    def _note(self, z: Tensor, finite: Tensor) -> None:
-        """Show z, not a number where a block's gradients were not finite; count that."""
-        sizes = self.owner.sizes
-        sizes.z[0].copy_(torch.where(finite, z.to(sizes.z), torch.nan))
-        sizes.note_withheld(finite.all()[None])
+    def _note(self, z: Tensor, finite: Tensor, kept: Tensor | None = None) -> None:
+        """Show z, not a number where a block's gradients were not finite; count what was withheld.
 
-    def _meta_update(self, active: Sequence[int], ok: Tensor | None) -> None:
-        """The meta update of the blocks that had gradients, where ok (None: known to be)."""
+        Args:
+            kept: (B,) whether anything of a block was put back, as it was not finite.
+        """
+        sizes, held = self.owner.sizes, ~finite
+        sizes.z[0].copy_(torch.where(finite, z.to(sizes.z), torch.nan))
+        sizes.note_withheld((held if kept is None else held | kept)[None])
+
+    def _meta_update(self, z: Tensor, active: Sequence[int], ok: Tensor | None) -> Tensor:
+        """The meta update of the blocks that had gradients, where ok (None: known to be).
+
+        Returns:
+            (B,) the blocks that were kept back.
+        """
         sizes = self.owner.sizes
+        sizes.z[0].copy_(z)
         keep = torch.zeros_like(sizes.culprits)
         for i in active:
             keep[0, i] = True if ok is None else ok
         lows, highs = zip(*map(self.owner.beta_bounds, self._groups), strict=True)
         etas = [group["eta"] for group in self._groups]
         eta, low, high = sizes.beta.new_tensor([etas, lows, highs]).unsqueeze(1)
-        sizes.update(eta, low, high, keep)
+        held = sizes.update(eta, low, high, keep)
+        return keep[0] & False if held is None else held[0]
 
     def _trace(self, p: Tensor, dtype: torch.dtype) -> Tensor:
         state = self.owner.state.setdefault(p, {})
@@ -133,25 +143,24 @@ class Wrapped(Engine):
                 given = self._set_lrs()
                 loss = seen.step(self.inner.optimizer)
             except Withheld:
-                seen.undo()
+                for p in seen.before:
+                    seen.undo(p, seen.found & False)
                 self._note(seen.z, seen.finite)
                 return seen.loss
             finally:
                 seen.give_back()
                 self.spent = seen.left()
             self._check_lrs(given)
-        ok = None
-        self._note(seen.z, seen.finite)
-        if not seen.on_host:
-            ok = seen.finite.all()
-        alphas = self._alpha.unbind()
+        ok = None if seen.on_host else seen.finite.all()
+        kept, alphas = torch.zeros_like(seen.finite), self._alpha.unbind()
         for i, group in enumerate(self._groups):
             active = set(seen.active.get(i, ()))
             for p in group["params"]:
                 if p in active or (p.grad is not None and p in seen.before):
-                    self._observe(p, seen.before[p], alphas[i], group, ok)
+                    kept[i] |= self._observe(p, seen, alphas[i], group, ok).to(kept.device)
         if self._learns and seen.active:
-            self._meta_update(sorted(seen.active), ok)
+            kept |= self._meta_update(seen.z, sorted(seen.active), ok)
+        self._note(seen.z, seen.finite, kept)
         return loss
 
     def _set_lrs(self) -> list[Any]:
@@ -173,10 +182,14 @@ class Wrapped(Engine):
                 bad("base", self.inner.name, mend)
 
     def _observe(
-        self, p: Tensor, before: Tensor, alpha: Tensor, group: dict[str, Any], ok: Tensor | None
-    ) -> None:
-        """``dw`` is what the inner step did plus ``-alpha kappa w``; the trace follows it."""
-        w, dtype = p.detach(), state_dtype(p)
+        self, p: Tensor, seen: Evaluations, alpha: Tensor, group: dict[str, Any], ok: Tensor | None
+    ) -> Tensor:
+        """``dw`` is what the inner step did plus ``-alpha kappa w``; the trace follows it.
+
+        Returns:
+            Whether weights, state and trace were put back, as they would not be finite.
+        """
+        w, dtype, before = p.detach(), state_dtype(p), seen.before[p]
         decay, kappa = group["gamma"], group["weight_decay"]
         dw = w.to(dtype) - before.to(dtype)
         if kappa:
@@ -184,16 +197,17 @@ class Wrapped(Engine):
             decay = decay * (1 - alpha * kappa)
             dw -= alpha * kappa * before.to(dtype)
             w.copy_(before + dw)
-        if ok is not None:
-            ok = ok.to(p.device)
-            w.copy_(torch.where(ok, w, before))
-        if not self._learns:
-            return
-        h = self._trace(p, dtype)
-        if ok is None:
+        h = kept = dw
+        if self._learns:
+            h = self._trace(p, dtype)
+            kept = copied(h, (p, TRACE), self.inner.copies)
             h.mul_(decay).add_(dw)
-        else:
-            h.copy_(torch.where(ok, decay * h + dw, h))
+        finite = seen.is_finite(p)
+        sound = finite if ok is None else finite & ok.to(p.device)
+        seen.undo(p, sound)
+        if not (seen.on_host and sound):
+            restore(h, kept, sound)
+        return ~finite if ok is None else ~finite & ok.to(p.device)
 
     # ---- the inner optimiser's own methods, saving and copying --------------------------------
 
@@ -233,8 +247,9 @@ class Wrapped(Engine):
         if not (fits and all(isinstance(settings, Mapping) for settings in groups or ())):
             bad("state_dict base", groups, f"must list the settings of {count} groups")
         for name in ("attributes", "nested", "own"):
-            if not isinstance(saved.get(name, {}), Mapping):
-                bad(f"state_dict base {name}", saved[name], "must be a mapping")
+            held = saved.get(name, {})
+            if not (isinstance(held, Mapping) and all(isinstance(key, str) for key in held)):
+                bad(f"state_dict base {name}", held, "must be a mapping from names")
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Take over what `saved` gave."""

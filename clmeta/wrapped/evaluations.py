@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clmeta.ground.shards import whole
+from clmeta.wrapped.building import TRACE
 from clmeta.wrapped.inner import GlobalHooks, Inner
 
 Closure = Callable[[], Any]
@@ -42,6 +45,26 @@ def masked(g: Tensor, ok: Tensor) -> Tensor:
     return torch.where(ok, g, torch.zeros_like(g))
 
 
+def copied(x: Any, key: Any, copies: dict[Any, Tensor]) -> Any:
+    """A copy of a tensor, or of a list; tensors in lists are taken to be replaced, not changed.
+
+    Args:
+        copies: by key, where copies are made again and again, as fresh memory costs more.
+    """
+    if not isinstance(x, Tensor):
+        return copy.copy(x)
+    made = copies.get(key)
+    if made is None or (made.shape, made.dtype, made.device) != (x.shape, x.dtype, x.device):
+        made = copies[key] = x.detach().clone()
+    return made.copy_(x.detach())
+
+
+def restore(now: Tensor, before: Any, ok: Tensor) -> None:
+    """``now <- before`` unless ok, where they are alike; nothing is read back for it."""
+    if isinstance(before, Tensor) and before.shape == now.shape:
+        now.copy_(torch.where(ok.to(now.device), now, before.to(now)))
+
+
 class Evaluations:
     """What the inner optimiser is given for a closure; watches what it evaluates.
 
@@ -53,7 +76,7 @@ class Evaluations:
         z: (B,) meta-gradients.
         active: block to its parameters that had a gradient.
         finite: (B,) whether all gradients used were, in each block.
-        before: w_t, of the parameters that may move.
+        before, state: w_t and the inner state, of the parameters that may move.
         loss: what the closure gave at first.
     """
 
@@ -80,6 +103,11 @@ class Evaluations:
         else:
             moving = [p for params in self.active.values() for p in params]
         self.before = {} if self.is_bad else {p: p.detach().clone() for p in moving}
+        state = inner.optimizer.state
+        self.state = {
+            p: {k: copied(x, (p, k), inner.copies) for k, x in state.get(p, {}).items()}
+            for p in self.before
+        }
 
     @property
     def is_bad(self) -> bool:
@@ -165,10 +193,36 @@ class Evaluations:
             p.grad = g
         self.held = {}
 
-    def undo(self) -> None:
-        """The weights are w_t again."""
-        for p, w in self.before.items():
-            p.detach().copy_(w)
+    def is_finite(self, p: Tensor) -> Tensor:
+        """Whether the weights, their inner state and their trace are finite now."""
+        entries = self.inner.optimizer.state.get(p, {}).values()
+        floats = (x for x in entries if isinstance(x, Tensor) and x.is_floating_point())
+        finite = torch.ones_like(self.found, device=p.device)
+        for x in (p.detach(), *floats):
+            if self.on_host and math.isfinite(whole(x.sum())):
+                continue  # as a sum is finite only if all are
+            finite = finite & whole(torch.isfinite(x).all()).to(p.device)
+        return finite
+
+    def undo(self, p: Tensor, ok: Tensor) -> None:
+        """Weights and inner state are those of w_t again, unless ok; not the trace."""
+        state = self.inner.optimizer.state
+        if not self.on_host:
+            restore(p.detach(), self.before[p], ok)
+            for key, x in state.get(p, {}).items():
+                if isinstance(x, Tensor) and key != TRACE:
+                    restore(x, self.state[p].get(key, torch.zeros_like(x)), ok)
+        elif not ok:
+            p.detach().copy_(self.before[p])
+            entries, before = state.get(p, {}), self.state[p]
+            for key in entries.keys() - before.keys() - {TRACE}:
+                del entries[key]
+            for key, x in before.items():
+                now = entries.get(key)
+                if isinstance(now, Tensor) and isinstance(x, Tensor) and now.shape == x.shape:
+                    now.copy_(x)  # other things may hold this very tensor
+                else:
+                    entries[key] = x.clone() if isinstance(x, Tensor) else x
 
     def left(self) -> Spent:
         """The gradients left behind, which are not those of the next step's w_t."""

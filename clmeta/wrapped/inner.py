@@ -49,6 +49,7 @@ class Inner:
         name: what errors call it.
         owners: the block of each of its groups.
         takes_closure: whether its ``step`` can be given a closure.
+        copies: where its state was copied to before a step, by parameter and name.
         turned: whether it was seen to climb without ``maximize``, or to descend with it.
     """
 
@@ -62,6 +63,7 @@ class Inner:
         self.fills = len(self.optimizer.state) > 0
         self.takes_closure = len(inspect.signature(self.optimizer.step).parameters) > 0
         self.attributes = OwnAttributes(self.optimizer)
+        self.copies: dict[Any, Tensor] = {}
         self.show(groups)
 
     @property
@@ -163,7 +165,8 @@ class Inner:
 
     def __getstate__(self) -> dict[str, Any]:
         known = self.attributes.changed(self.optimizer).keys()
-        return {**self.__dict__, "optimizer": Whole(self.optimizer), "attributes": [*known]}
+        whole = Whole(self.optimizer)
+        return {**self.__dict__, "optimizer": whole, "attributes": [*known], "copies": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
