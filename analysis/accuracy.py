@@ -69,6 +69,7 @@ def summary_table(
     Raises:
         BadArgument: as `paired_differences` does.
     """
+    require(isinstance(baseline, str | None), "baseline", baseline, "must be a method's name")
     final = final_accuracy(runs)
     table = mean_over_seeds(final, "final_accuracy", level=level)
     table = table.rename(columns={"mean": "accuracy", "n": "seeds"}).set_index("method")

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from clmeta.analysis import style
 from clmeta.errors import require
+from clmeta.ground.checks import one_of
 
 MEASURES = {
     "cosine": ("cosine", 1.0),
@@ -51,7 +52,7 @@ def plot_fidelity(
     Raises:
         BadArgument: for an unknown measure, x or block.
     """
-    require(measure in MEASURES, "measure", measure, f"one of {', '.join(MEASURES)}")
+    one_of("measure", measure, tuple(MEASURES))
     require(
         x in AXES and x in scores, "x", x, f"one of {', '.join(k for k in AXES if k in scores)}"
     )

@@ -18,7 +18,7 @@ from torch.func import vjp
 from clmeta.errors import bad, require
 from clmeta.general import GeneralMetaOptimize
 from clmeta.general.curvature import gradient
-from clmeta.ground.checks import count_or_none, whole
+from clmeta.ground.checks import count_or_none, one_of, whole
 from clmeta.ground.forward import Tree, scale, tree_map
 
 META = ("frozen", "live")
@@ -73,7 +73,7 @@ def forward_view(
         BadArgument: for an unknown ``meta``, a ``live`` view of an engine whose own trace is not
             ``L`` (its step has no closed form to go back through here), or lengths that differ.
     """
-    require(meta in META, "meta", meta, f"one of {', '.join(META)}")
+    one_of("meta", meta, tuple(META))
     if meta == "live" and engine.approximation != "L":
         bad("meta", meta, f"the run was made by {engine.approximation!r}; 'live' needs an 'L' run")
     steps = len(batches)

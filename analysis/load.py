@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from clmeta.errors import RunFolderError, bad, require
-from clmeta.ground.checks import listed, whole
+from clmeta.ground.checks import texts, whole
 from clmeta.ground.names import method_labels, seed_of
 from clmeta.record.find import find_runs
 from clmeta.record.runfolder import RunFolder
@@ -54,13 +54,14 @@ def load_runs(
         BadArgument: for impossible arguments.
     """
     choices = ("skip", "keep", "error")
-    require(unfinished in choices, "unfinished", unfinished, f"use one of {', '.join(choices)}")
+    known = isinstance(unfinished, str) and unfinished in choices
+    require(known, "unfinished", unfinished, f"use one of {', '.join(choices)}")
     every = whole("every", every, least=1)
     wanted = _measured(columns)
-    chosen = None if blocks is None else set(listed("blocks", blocks))
+    chosen = None if blocks is None else set(texts("blocks", blocks))
     paths = _finished(find_runs(*folders), unfinished)
     configs = [RunFolder(path).config for path in paths]
-    labels = method_labels(configs, listed("ignore", ignore))
+    labels = method_labels(configs, texts("ignore", ignore))
     names = _short_names(paths)
     methods = list(dict.fromkeys(labels))
     frames = []
@@ -88,7 +89,7 @@ def _constant(code: int, names: list[str], length: int) -> Any:
 def _measured(columns: Sequence[str] | None) -> set[str]:
     if columns is None:
         return set(MEASURED)
-    columns = listed("columns", columns)
+    columns = texts("columns", columns)
     for column in columns:
         require(column in MEASURED, "columns", column, f"known: {', '.join(MEASURED)}")
     return set(columns)
@@ -111,32 +112,20 @@ def _short_names(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(common)) for path in paths]
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise RunFolderError(f"{path} is missing: repeat the run") from error
-    except (OSError, ValueError) as error:  # pyarrow's errors are among these
-        raise RunFolderError(f"{path} cannot be read ({error}): repeat the run") from error
-
-
 def _read_run(
     folder: RunFolder, every: int, wanted: set[str], blocks: set[str] | None
 ) -> pd.DataFrame:
-    raw = _read_parquet(folder.trajectory)
-    if "step" not in raw or raw.empty:
-        raise RunFolderError(f"{folder.trajectory} holds no steps: repeat the run")
-    raw = raw.sort_values("step", kind="stable", ignore_index=True)
-    task = raw["task"].to_numpy()
+    raw = folder.read_trajectory()
+    task = raw["task"]
     kept = kept_rows(task, every)
     steps = np.diff(kept, prepend=-1)
     columns: dict[str, Any] = {
-        "step": raw["step"].to_numpy()[kept],
+        "step": raw["step"][kept],
         "task": task[kept],
         "steps": steps.astype(np.int32),
     }
-    correct = raw["correct"].to_numpy(np.float64)
-    for name, values in (("loss", raw["loss"].to_numpy(np.float64)), ("correct", correct)):
+    correct = raw["correct"].astype(np.float64)
+    for name, values in (("loss", raw["loss"].astype(np.float64)), ("correct", correct)):
         if name in wanted:
             columns[name] = _window_means(values, kept, steps)
     if "cumulative_accuracy" in wanted:
@@ -144,9 +133,9 @@ def _read_run(
         columns["cumulative_accuracy"] = cumulative.astype(np.float32)
     if "test_accuracy" in wanted:
         columns["test_accuracy"] = _test_accuracy(folder, task[kept])
-    for name in raw.columns:
+    for name, values in raw.items():
         if name.startswith(ALPHA) and (blocks is None or name[len(ALPHA) :] in blocks):
-            columns[name] = raw[name].to_numpy()[kept]
+            columns[name] = values[kept]
     return pd.DataFrame(columns)
 
 
@@ -167,7 +156,7 @@ def _window_means(values: np.ndarray, kept: np.ndarray, steps: np.ndarray) -> np
 def _test_accuracy(folder: RunFolder, task: np.ndarray) -> np.ndarray:
     result = np.full(len(task), np.nan, np.float32)
     if folder.tasks_file.exists():
-        table = _read_parquet(folder.tasks_file)
+        table = folder.read_tasks()
         measured = dict(zip(table["task"], table["test_accuracy"], strict=True))
         for row in np.flatnonzero(np.append(task[1:] != task[:-1], True)):
             result[row] = measured.get(task[row], np.nan)
@@ -193,7 +182,7 @@ def melt_alphas(
         BadArgument: for an unknown block.
     """
     known = block_names(runs)
-    chosen = known if blocks is None else listed("blocks", blocks)
+    chosen = known if blocks is None else texts("blocks", blocks)
     for block in chosen:
         if block not in known:
             bad("blocks", block, f"no such block; known: {', '.join(known)}")

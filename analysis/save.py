@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 
 from clmeta.analysis.plots import PLOTS, NothingToPlot
 from clmeta.errors import RunFolderError, bad, require
-from clmeta.ground.checks import listed
+from clmeta.ground.checks import texts
+from clmeta.ground.reading import as_path
 from clmeta.lookup import describe, failing_as, short_names
+from clmeta.record.files import write_atomically
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -40,13 +42,13 @@ def save_plots(
         BadArgument: for an unknown plot or format.
         RunFolderError: if the folder cannot be written.
     """
-    formats = listed("formats", formats)
+    formats = texts("formats", formats)
     for wanted in formats:
         if wanted not in FORMATS:
             bad("formats", wanted, f"unknown format; known: {', '.join(FORMATS)}")
-    labels = short_names(PLOTS if names is None else listed("names", names))
+    labels = short_names(PLOTS if names is None else texts("names", names))
     plots = {label: PLOTS.get(name, "names") for name, label in labels.items()}
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     paths = []
     for name, draw in plots.items():
         try:
@@ -61,19 +63,21 @@ def save_plots(
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Save a figure for print, in the format of the path's ending; returns the path.
+    """Save a figure for print, in the format of the path's ending, whole; returns the path.
 
     Raises:
         RunFolderError: if the folder cannot be written.
     """
+    path = as_path("path", path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Type 42: fonts that journals accept and that stay text in an editor.
-        with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
-            figure.savefig(path, dpi=300)
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunFolderError(
             f"cannot write {path}: {reason}; choose a folder that can be written"
         ) from error
+    # Type 42: fonts that journals accept and that stay text in an editor.
+    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
+        extension = path.suffix.removeprefix(".")
+        write_atomically(path, lambda file: figure.savefig(file, dpi=300, format=extension))
     return path

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from clmeta.errors import bad, require
+from clmeta.ground.checks import check_level
 
 
 def half_width(deviation: np.ndarray, count: np.ndarray, level: float = 0.95) -> np.ndarray:
@@ -19,7 +20,7 @@ def half_width(deviation: np.ndarray, count: np.ndarray, level: float = 0.95) ->
         count: numbers of samples n; where n < 2 the result is NaN.
         level: of confidence, in (0, 1).
     """
-    require(0 < level < 1, "level", level, "must lie between 0 and 1, e.g. 0.95")
+    level = check_level(level)
     n = np.asarray(count)
     freedom = np.where(n > 1, n - 1, 1)
     width = stats.t.ppf((1 + level) / 2, freedom) * np.asarray(deviation) / np.sqrt(freedom + 1)

@@ -73,6 +73,8 @@ def add_legend(axes: Axes) -> None:
             columnspacing=1.0,
             labelspacing=0.25,
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # labels are names, whatever signs are in them
         if legend.get_window_extent().width <= room:
             break
     if isinstance(figure, Figure) and tuple(figure.get_size_inches()) == (COLUMN_WIDTH, HEIGHT):

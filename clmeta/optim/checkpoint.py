@@ -18,8 +18,8 @@ from torch.nn.parameter import is_lazy
 from clmeta.blocks import plain_name
 from clmeta.engines.sizes import StepSizes
 from clmeta.errors import bad, require
-from clmeta.ground.checks import NUMBERS, OURS, check_numbers, finite
-from clmeta.optim.saved_state import copied
+from clmeta.ground.checks import HUGE, NUMBERS, OURS, check_numbers, finite
+from clmeta.optim.saved_state import copied, scalar
 
 if TYPE_CHECKING:
     from clmeta.optim.saving import Saved
@@ -58,7 +58,7 @@ def read(optimizer: Saved, given: Any) -> Checkpoint:
     states = _get(given, "state", Mapping, "state_dict")
     for i, group in enumerate(groups):
         keys = _get(group, "params", list, _place(i))
-        fits = all(isinstance(key, int | str) for key in keys) and len({*keys}) == len(keys)
+        fits = all(type(key) in (int, str) for key in keys) and len({*keys}) == len(keys)
         require(fits, _place(i, "params"), keys, "must list a key for each parameter")
     metas = _metas(given, groups)
     _check_blocks(optimizer.block_names, groups)
@@ -85,8 +85,8 @@ def read(optimizer: Saved, given: Any) -> Checkpoint:
     sizes, path = _sizes(metas, optimizer.sizes), _path(metas)
     if path is not None:
         optimizer._engines[0].check(path)
-    alpha = _alpha(groups, sizes["beta"]) if optimizer.sizes.rule is None else None
-    return Checkpoint(loaded, state, sizes, alpha, path)
+    alpha, fixed = _alpha(groups, sizes["beta"]), optimizer.sizes.rule is None
+    return Checkpoint(loaded, state, sizes, alpha if fixed else None, path)
 
 
 # ---- finding and naming ------------------------------------------------------------------------
@@ -240,6 +240,8 @@ def _sizes(metas: Sequence[Mapping[str, Any]], mine: StepSizes) -> dict[str, Any
         # A fixed step size that a schedule has set to 0 has the beta -inf.
         zero = mine.rule is None and isinstance(meta["beta"], float) and meta["beta"] == -math.inf
         betas.append(-math.inf if zero else _number(meta, "beta", where))
+        mend = "must be the logarithm of a step size"
+        require(betas[-1] <= math.log(HUGE), f"{where}['beta']", betas[-1], mend)
         counts.append(_number(meta, "t", where, 0))
         culprits.append(_get(meta, "culprit", bool, where))
         # Torch's full checkpoints leave out what is empty.
@@ -249,7 +251,7 @@ def _sizes(metas: Sequence[Mapping[str, Any]], mine: StepSizes) -> dict[str, Any
         for slot, column in state.items():
             column.append(_number(held, slot, f"{where}['state']"))
     whole = _whole(metas)
-    numbers = {key: _number(whole, key, "state_dict") for key in COUNTS if key in whole}
+    numbers = {key: _count(whole, key, min(x, 0)) for key, x in COUNTS.items() if key in whole}
     return {
         "beta": torch.tensor(betas, dtype=torch.float64),
         "t": torch.tensor(counts, dtype=torch.float64),
@@ -261,9 +263,15 @@ def _sizes(metas: Sequence[Mapping[str, Any]], mine: StepSizes) -> dict[str, Any
 
 def _number(holder: Mapping[str, Any], key: str, where: str, least: float = -math.inf) -> float:
     value = _get(holder, key, object, where)
-    fits = finite(value) and value >= least
+    fits = finite(value) and value >= least and abs(value) <= HUGE
     require(fits, f"{where}[{key!r}]", value, "must be a finite number" + " from 0" * (least == 0))
     return float(value)
+
+
+def _count(holder: Mapping[str, Any], key: str, least: int) -> int:
+    value = _get(holder, key, object, "state_dict 'whole'")
+    whole = finite(value) and least <= value < 2**53 and value == int(value)
+    return int(value) if whole else bad(f"state_dict 'whole'[{key!r}]", value, "must be a count")
 
 
 def _whole(metas: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -275,8 +283,7 @@ def _whole(metas: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 def _path(metas: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     path = _whole(metas).get("path")
-    fits = path is None or isinstance(path, Mapping)
-    require(fits, "state_dict 'path'", path, "must be a mapping")
+    require(isinstance(path, Mapping | None), "state_dict 'path'", path, "must be a mapping")
     return path
 
 
@@ -285,8 +292,8 @@ def _alpha(groups: Sequence[Mapping[str, Any]], beta: Tensor) -> Tensor:
     alpha = beta.exp()
     for i, group in enumerate(groups):
         lr = group.get("lr", alpha[i])
-        lr = lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr
-        fits = finite(lr) and lr >= 0
+        lr = scalar(lr)
+        fits = finite(lr) and 0 <= lr <= HUGE
         require(fits, _place(i, "lr"), lr, "must be a step size: a finite number, not negative")
-        alpha[i] = lr
+        alpha[i] = float(lr)
     return alpha

@@ -45,7 +45,7 @@ def copied(p: Tensor, entries: Any, template: Mapping[str, Any], where: str) -> 
     return {
         name: _exact(p, value, template[name], f"{where}: {name}")
         if name in template
-        else _by_torch(p, name, value, cast)
+        else _by_torch(p, name, value, cast, where)
         for name, value in entries.items()
     }
 
@@ -53,12 +53,14 @@ def copied(p: Tensor, entries: Any, template: Mapping[str, Any], where: str) -> 
 def _exact(p: Tensor, value: Any, like: Any, where: str) -> Any:
     """An entry that the rules made: its shape is known, and its precision its own."""
     if like.dim() == 0 and not like.is_floating_point():
-        value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        count = finite(value) and value >= 0 and value == int(value)
+        value = scalar(value)
+        count = finite(value) and 0 <= value < 2**53 and value == int(value)
         require(count, where, value, "must be a count of steps")
         return torch.tensor(int(value), device=p.device)
     if not isinstance(value, Tensor):
         bad(where, value, "must be a tensor")
+    plain = not (value.is_meta or value.is_complex() or value.layout != torch.strided)
+    require(plain, where, value, "must hold real numbers, all of them")
     if value.shape != like.shape:
         bad(where, tuple(value.shape), f"is its shape there and {tuple(like.shape)} here")
     require(is_sharded(value) == is_sharded(p), where, tuple(value.shape), WHOLE)
@@ -68,18 +70,25 @@ def _exact(p: Tensor, value: Any, like: Any, where: str) -> Any:
     return torch.empty_like(p, dtype=like.dtype).detach().copy_(value)
 
 
-def _by_torch(p: Tensor, name: str, value: Any, cast: bool) -> Any:
+def scalar(value: Any) -> Any:
+    """The number that a tensor of one element holds; anything else as it is."""
+    one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta
+    return value.item() if one else value
+
+
+def _by_torch(p: Tensor, name: str, value: Any, cast: bool, where: str) -> Any:
     """A wrapped optimiser's entry, copied as torch does: ``step`` stays where and what it was.
 
     Torch casts all to the weights' dtype; that is wanted only from weights of another precision.
     """
     if isinstance(value, Tensor):
+        require(not value.is_meta, f"{where}: {name}", value, "has no numbers")
         if name == "step":
             return value.clone()
         dtype = p.dtype if cast and value.is_floating_point() else value.dtype
         return value.to(device=p.device, dtype=dtype, copy=True)
     if isinstance(value, Mapping):
-        return {key: _by_torch(p, str(key), each, cast) for key, each in value.items()}
+        return {key: _by_torch(p, str(key), each, cast, where) for key, each in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_by_torch(p, "", each, cast) for each in value)
+        return type(value)(_by_torch(p, "", each, cast, where) for each in value)
     return copy.deepcopy(value)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,60 +11,97 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clmeta.errors import bad
-from clmeta.record.runfolder import write_atomically
+from clmeta.errors import bad, require
+from clmeta.ground.checks import whole
+from clmeta.record.files import write_atomically
 
 #: Task, loss, share predicted right, step sizes.
 Row = tuple[int, Any, Any, Any]
+#: The largest index of a task that an int32 column holds.
+LAST_TASK = 2**31 - 1
+
+
+def kept_task(value: Any) -> int:
+    """The index of a task. Raises BadArgument for anything that a column of int32 cannot hold."""
+    task = whole("task", value, least=0)
+    require(task <= LAST_TASK, "task", value, f"must be at most {LAST_TASK}")
+    return task
 
 
 def kept_number(argument: str, value: Any) -> Any:
     """A value to keep: a number, or a copy on a device that must not be waited for.
 
     Raises:
-        BadArgument: names ``argument`` if the value is a tensor of several elements.
+        BadArgument: names ``argument`` if the value is no number, or several.
     """
-    if not isinstance(value, Tensor):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            bad(argument, value, "must be one number a step")
-    if value.numel() != 1:
-        bad(argument, value, "must be one number a step: take the mean over the batch")
-    return value.item() if value.is_cpu else value.detach().clone()
+    if type(value) is float:
+        return value
+    if isinstance(value, Tensor):
+        return _kept_tensor(argument, value, ())
+    return _float(argument, value, "must be one number a step")
 
 
 def kept_share(argument: str, value: Any) -> Any:
     """The share of a batch that was predicted right, kept likewise; also from its hits, (n,)."""
     if isinstance(value, Tensor) and value.dtype == torch.bool and value.numel() > 1:
         value = value.float().mean()
-    return kept_number(argument, value)
+    share = kept_number(argument, value)
+    if type(share) is float and not 0 <= share <= 1 and share == share:
+        bad(argument, value, "must be a share between 0 and 1, or NaN where nothing is classified")
+    return share
 
 
-def kept_vector(values: Any) -> Sequence[Any] | Tensor:
-    """One value a block, shape (blocks,), kept likewise: the optimiser changes its own in place."""
-    if isinstance(values, Tensor):
-        flat = values.detach() if values.ndim == 1 else values.detach().reshape(-1)
-        return tuple(flat.tolist()) if flat.is_cpu else flat.clone()
+def kept_alpha(block_names: Sequence[str], value: Any) -> Sequence[Any] | Tensor:
+    """Step sizes, in order or by name, as one value a block: shape (blocks,), kept likewise.
+
+    Raises:
+        BadArgument: for what is no number, or not one a block.
+    """
+    blocks = ", ".join(block_names)
+    if isinstance(value, Mapping):
+        names = [*value]
+        alike = len(names) == len(block_names) and all(name in value for name in block_names)
+        require(alike, "alpha", value, f"must have the blocks {blocks}")
+        value = [value[name] for name in block_names]
+    kept = _vector(value)
+    if len(kept) != len(block_names):
+        bad("alpha", kept, f"must have {len(block_names)} values, one a block ({blocks})")
+    return kept
+
+
+def _vector(value: Any) -> Sequence[Any] | Tensor:
+    """The optimiser changes its own in place, so values are copied."""
+    mend = "must be numbers, one a block"
+    if isinstance(value, Tensor):
+        kept = _kept_tensor("alpha", value, (-1,))
+        return tuple(kept) if type(kept) is list else kept
+    if isinstance(value, str | bytes):
+        bad("alpha", value, mend)
+    shape: Any = value
+    each = value if isinstance(value, Iterable) and np.ndim(shape) else (value,)
+    return tuple([x if type(x) is float else _float("alpha", x, mend) for x in each])
+
+
+def _kept_tensor(argument: str, value: Tensor, shape: tuple[int, ...]) -> Any:
+    """A number or list from the CPU; a copy of the given shape from a device."""
+    if not shape and value.numel() != 1:
+        bad(argument, value, "must be one number a step: take the mean over the batch")
+    plain = value.layout == torch.strided and not (value.is_meta or value.is_complex())
+    require(plain, argument, value, "must hold real numbers")
+    flat = value.detach() if value.ndim == len(shape) else value.detach().reshape(shape)
+    if not flat.is_cpu:
+        return flat.clone()
+    listed: Any = flat.tolist()
+    return [float(x) for x in listed] if shape else float(listed)
+
+
+def _float(argument: str, value: Any, mend: str) -> float:
+    if isinstance(value, str | bytes) or np.ndim(value):
+        bad(argument, value, mend)
     try:
-        return tuple(float(value) for value in (values if np.ndim(values) else (values,)))
-    except (TypeError, ValueError):
-        bad("alpha", values, "must be numbers, one a block")
-
-
-@dataclass
-class TaskTotals:
-    """Where a task began, its steps, and how many were predicted right."""
-
-    first_step: int
-    steps: int = 0
-    correct: float = 0.0
-    test_accuracy: float = math.nan
-
-    @property
-    def accuracy(self) -> float:
-        """Online accuracy: the share predicted right before the update, over the task's steps."""
-        return self.correct / self.steps
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        bad(argument, value, mend)
 
 
 def null_if_nan(value: Any) -> Any:
@@ -75,6 +111,13 @@ def null_if_nan(value: Any) -> Any:
 
 def as_array(values: tuple[Any, ...], width: int) -> np.ndarray:
     """Float32 array (len(values), width) from tensors, numbers or sequences."""
+    if not values:
+        return np.empty((0, width), np.float32)
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite there
+        return _as_array(values, width)
+
+
+def _as_array(values: tuple[Any, ...], width: int) -> np.ndarray:
     if isinstance(values[0], Tensor):
         try:
             stacked = torch.stack(values)
@@ -86,63 +129,6 @@ def as_array(values: tuple[Any, ...], width: int) -> np.ndarray:
         return np.array(listed, dtype=np.float32).reshape(len(values), width)
     except ValueError:  # shape () beside shape (1,)
         return np.array([np.reshape(value, width) for value in listed], dtype=np.float32)
-
-
-@dataclass
-class Part:
-    """The part being filled and the totals of all parts before it.
-
-    Flushing swaps it for its `successor` in one assignment, so that an interrupt at any point
-    neither drops rows nor writes them twice.
-    """
-
-    number: int = 0
-    first_step: int = 0
-    rows: list[Row] = field(default_factory=list)
-    tasks: dict[int, TaskTotals] = field(default_factory=dict)
-
-    @property
-    def steps(self) -> int:
-        """Steps recorded in this part and all before it."""
-        return self.first_step + len(self.rows)
-
-    def columns(self, block_names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The part's table: a row for each step."""
-        task, loss, correct, alpha = zip(*self.rows, strict=True)
-        count = len(self.rows)
-        values = as_array(alpha, len(block_names))
-        columns: dict[str, np.ndarray] = {
-            "step": np.arange(self.first_step, self.steps, dtype=np.int64),
-            "task": np.asarray(task, dtype=np.int32),
-            "loss": as_array(loss, 1).reshape(count),
-            "correct": as_array(correct, 1).reshape(count),
-        }
-        for index, name in enumerate(block_names):
-            columns[f"alpha.{name}"] = np.ascontiguousarray(values[:, index])
-        return columns
-
-    def successor(self, columns: dict[str, np.ndarray]) -> Part:
-        """The empty part after this one, whose columns are given."""
-        tasks = {task: TaskTotals(**vars(totals)) for task, totals in self.tasks.items()}
-        for task in np.unique(columns["task"]):
-            chosen = columns["task"] == task
-            first = int(columns["step"][int(np.argmax(chosen))])
-            totals = tasks.setdefault(int(task), TaskTotals(first))
-            totals.steps += int(chosen.sum())
-            totals.correct += float(columns["correct"][chosen].sum(dtype=np.float64))
-        return Part(self.number + 1, self.steps, [], tasks)
-
-
-def task_columns(tasks: Mapping[int, TaskTotals]) -> dict[str, np.ndarray]:
-    """The table of tasks: a row for each."""
-    names = sorted(tasks)
-    return {
-        "task": np.array(names, np.int32),
-        "first_step": np.array([tasks[task].first_step for task in names], np.int64),
-        "steps": np.array([tasks[task].steps for task in names], np.int64),
-        "online_accuracy": np.array([tasks[task].accuracy for task in names], np.float64),
-        "test_accuracy": np.array([tasks[task].test_accuracy for task in names], np.float64),
-    }
 
 
 def write_table(path: Path, columns: dict[str, np.ndarray]) -> None:

@@ -6,103 +6,52 @@
     environment.json  versions, platform, git revision
     trajectory/       part-00000.parquet, part-00001.parquet, ...: one row a step
     tasks.parquet     one row a task
+    checkpoints/      while it goes on: from where it goes on after a kill
+    model.pt          the final weights, where they are kept
     summary.json      written last: a run is finished if and only if it is there
 """
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import json
 import os
 import shutil
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
-from clmeta.errors import RunFolderError, bad
+from clmeta.errors import InUse, RunFolderError
+from clmeta.ground.names import flatten
+from clmeta.ground.reading import as_path, loads
+from clmeta.record.files import explained, write_atomically
+from clmeta.record.lock import lock
+from clmeta.record.tables import read_table
+from clmeta.record.trajectory import TASKS, keep_parts, read_trajectory
 
-
-@contextmanager
-def _explained(path: Path, action: str) -> Iterator[None]:
-    """Turn the system's error into a RunFolderError that says what to do."""
-    try:
-        yield
-    except RunFolderError:
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunFolderError(
-            f"cannot {action} {path}: {reason}; free space or choose a folder that can be written "
-            "(what was written before is kept)"
-        ) from error
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file that is complete or absent, whenever the process or machine stops.
-
-    Args:
-        path: the file; replaced as a whole if it is there already.
-        write: called with a binary file to write to.
-
-    Raises:
-        RunFolderError: if the disk is full or the folder cannot be written; an older file at
-            ``path`` is then untouched.
-    """
-    # A leading dot keeps a half-written file out of what pandas and pyarrow read from a folder.
-    temporary = path.with_name(f".{path.name}.tmp")
-    with _explained(path, "write"):
-        try:
-            with open(temporary, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def jsonable(value: Any) -> Any:
-    """Numbers of numpy and torch as Python's own; json's ``default``."""
-    if hasattr(value, "item"):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-def as_json(argument: str, content: dict[str, Any]) -> str:
-    """``content`` as strict JSON text.
-
-    Raises:
-        BadArgument: names ``argument`` if something in it has no JSON form (NaN has none).
-    """
-    try:
-        return json.dumps(content, indent=2, allow_nan=False, default=jsonable) + "\n"
-    except (TypeError, ValueError) as error:
-        bad(argument, content, f"{error}; use numbers, text, lists, dicts and None")
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class RunFolder:
     """The files of one run.
 
     Args:
-        path: the folder; need not exist yet.
+        path: the folder; need not exist yet. ``~`` is home.
+
+    Raises:
+        BadArgument: for what is no path.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = as_path("folder", path)
         self.config_file = self.path / "config.json"
         self.environment_file = self.path / "environment.json"
         self.trajectory = self.path / "trajectory"
         self.tasks_file = self.path / "tasks.parquet"
+        self.model_file = self.path / "model.pt"
         self.summary_file = self.path / "summary.json"
+        self.checkpoints = self.path / "checkpoints"
         self._unlock: Callable[[], object] | None = None
 
     @property
@@ -125,9 +74,26 @@ class RunFolder:
         """What the run ended with. Raises RunFolderError if it did not finish."""
         return self._read(self.summary_file)
 
+    def read_trajectory(self, columns: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """What was recorded of every step, (steps,) a column; of these columns, or of all.
+
+        Raises:
+            RunFolderError: if it is not what the run recorded; see `clmeta.record.trajectory`.
+        """
+        steps = None
+        if self.finished:
+            steps = self.summary.get("steps")
+            if type(steps) is not int:
+                raise RunFolderError(f"{self.summary_file}: steps={steps!r}: repeat the run")
+        return read_trajectory(self.trajectory, steps, columns)
+
+    def read_tasks(self) -> dict[str, np.ndarray]:
+        """``tasks.parquet``, (tasks,) a column. Raises RunFolderError if missing or damaged."""
+        return read_table(self.tasks_file, TASKS)
+
     def _read(self, file: Path) -> dict[str, Any]:
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             mend = "is this a run folder, and did the run get that far?"
             raise RunFolderError(f"{file} is missing: {mend}") from None
@@ -163,69 +129,136 @@ class RunFolder:
                 or the folder cannot be written.
         """
         self.check_free(overwrite)
-        with _explained(self.path, "make"):
+        with explained(self.path, "make"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._hold()
             try:
                 self.check_free(overwrite)  # another run may have finished until we got hold of it
-            except RunFolderError:
+                if self.finished:
+                    self.clear()
+                elif self._begun():
+                    self._set_aside()
+                self.model_file.unlink(missing_ok=True)  # of the run before
+                self.trajectory.mkdir(exist_ok=True)
+                self._check_empty()
+                self._remove_leftovers()
+            except BaseException:
                 self.release()
                 raise
-            if self.finished:
-                self.clear()
-            elif self.trajectory.is_dir() and any(self.trajectory.glob("part-*.parquet")):
-                self._set_aside()
-            self.trajectory.mkdir(exist_ok=True)
-            for leftover in (*self.trajectory.glob(".*.tmp"), *self.path.glob(".*.tmp")):
+
+    def _check_empty(self) -> None:
+        """Refuse to write among what was not removed: two runs would be read as one."""
+        left = [path.name for path in self.trajectory.iterdir() if not path.name.startswith(".")]
+        if left:
+            raise RunFolderError(
+                f"{self.trajectory} holds {left[0]}, which is of no run that is known here: remove "
+                "it, or choose another folder"
+            )
+
+    def _remove_leftovers(self) -> None:
+        """What a kill left half written; nobody else writes here."""
+        for pattern in (".*.tmp", "trajectory*/.*.tmp", "checkpoints/.*.tmp"):
+            for leftover in [*self.path.glob(pattern)]:
                 leftover.unlink()
 
-    def clear(self) -> None:
-        """Remove what a finished run recorded; nothing happens where none is."""
+    def reopen(self, config_text: str, parts: int, steps: int) -> None:
+        """Hold the folder of an unfinished run that goes on; parts past it are removed.
+
+        Args:
+            config_text: what ``config.json`` must hold.
+            parts: how many parts the run has written up to where it goes on.
+            steps: how many steps are in those.
+
+        Raises:
+            RunFolderError: if the run is finished, has another config, lacks parts or holds other
+                ones, is being written by another, or the folder cannot be written.
+        """
+        with explained(self.path, "open"):
+            self._check_reopened(config_text)
+            self._hold()
+            try:
+                self._check_reopened(config_text)
+                keep_parts(self.trajectory, parts, steps)
+                self._remove_leftovers()
+            except BaseException:
+                self.release()
+                raise
+
+    def _check_reopened(self, config_text: str) -> None:
         if self.finished:
+            raise RunFolderError(f"{self.path} holds a finished run: it cannot go on")
+        there, given = flatten(self.config), flatten(json.loads(config_text))
+        differing = [
+            f"{name}={there.get(name)!r} there and {given.get(name)!r} here"
+            for name in {**there, **given}
+            if (name in there, there.get(name)) != (name in given, given.get(name))
+        ]
+        if differing:
+            raise RunFolderError(
+                f"{self.path} holds a run of another config ({'; '.join(differing[:5])}): repeat "
+                "its options, or choose another folder"
+            )
+
+    def clear(self) -> None:
+        """Remove what a finished run recorded; nothing happens where none is.
+
+        Raises:
+            RunFolderError: if something cannot be removed. Links, which may lead to what is shared,
+                are refused before anything is.
+        """
+        if not self.finished:
+            return
+        folders = [path for path in (self.trajectory, self.checkpoints) if path.exists()]
+        for path in folders:
+            if path.is_symlink() or not path.is_dir():
+                raise RunFolderError(
+                    f"{path} is {'a link' if path.is_symlink() else 'no folder'}, which is not "
+                    "overwritten: remove it, or choose another folder"
+                )
+        with explained(self.path, "remove what is in"):
             # The marker goes first: a kill in between leaves an unfinished run, not a lie.
             self.summary_file.unlink()
-            shutil.rmtree(self.trajectory, ignore_errors=True)
+            for path in folders:
+                shutil.rmtree(path)
             self.tasks_file.unlink(missing_ok=True)
+
+    def _begun(self) -> bool:
+        """Whether an unfinished run has left anything that is worth keeping."""
+        kept = (*self.trajectory.glob("part-*.parquet"), *self.checkpoints.glob("*.pt"))
+        return any(kept) or (self.path / ".interrupted").exists()
 
     def _set_aside(self) -> None:
         number = 0
         while (aside := self.path / f"trajectory.interrupted-{number}").exists():
             number += 1
-        self.trajectory.rename(aside)
-        for file in (self.config_file, self.environment_file, self.tasks_file):
+        # First what a start would go on from: it needs all the rest.
+        waiting = self.path / ".interrupted"
+        waiting.mkdir(exist_ok=True)
+        known = (self.checkpoints, self.config_file, self.environment_file, self.tasks_file)
+        for file in known:
             if file.exists():
-                file.rename(aside / f"_{file.name}")  # "_": not read as part of the trajectory
+                file.rename(waiting / f"_{file.name}")  # "_": not read as part of the trajectory
+        self.trajectory.mkdir(exist_ok=True)
+        self.trajectory.rename(aside)
+        for file in waiting.iterdir():
+            file.rename(aside / file.name)
+        waiting.rmdir()
 
     def _hold(self) -> None:
         """Lock the folder; the lock ends with this object or process, however that ends."""
-        lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
         self.release()
-        self._unlock = weakref.finalize(self, os.close, lock)
-        try:
-            if not _locked(lock):
-                gc.collect()  # it may be held by what nobody refers to any more
-                if not _locked(lock):
-                    self.release()
-                    raise RunFolderError(
-                        f"{self.path} is being written by another process, or by another recorder "
-                        "of this one: close that one or choose another folder"
-                    )
-        except RunFolderError:
-            raise
-        except OSError:
-            pass  # a file system without locks
+        self._unlock = lock(self.path / ".lock", self)
+        if self._unlock is None:
+            gc.collect()  # it may be held by what nobody refers to any more
+            self._unlock = lock(self.path / ".lock", self)
+        if self._unlock is None:
+            raise InUse(
+                f"{self.path} is being written by another process, or by another recorder of this "
+                "one: close that one or choose another folder"
+            )
 
     def release(self) -> None:
         """Let others write to the folder."""
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
-
-
-def _locked(file: int) -> bool:
-    """Lock an open file against every other that is open on it, in this process too."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
