@@ -11,7 +11,7 @@ from torch import Tensor
 from clmeta.errors import NonFiniteError, require
 from clmeta.general.curvature import Params, gradient, hessian_diagonal
 from clmeta.general.layout import check_params
-from clmeta.ground.checks import count_or_none
+from clmeta.ground.checks import check_number, count_or_none, positive
 from clmeta.ground.forward import quiet_first_use, tree_map
 from clmeta.ground.seeds import check_seed
 
@@ -59,9 +59,9 @@ class Autostep:
         seed: int = 0,
     ) -> None:
         quiet_first_use()
-        require(alpha0 > 0, "alpha0", alpha0, "a step size must be positive")
+        alpha0, mu = float(positive("alpha0", alpha0)), float(check_number("mu", mu))
         require(mu >= 0, "mu", mu, "a meta step size must not be negative")
-        require(tau >= 1, "tau", tau, "a time of at least one step")
+        require(check_number("tau", tau) >= 1, "tau", tau, "a time of at least one step")
         diagonal_samples = count_or_none("diagonal_samples", diagonal_samples)
         self._loss, self.mu, self.tau, self._samples = loss, mu, tau, diagonal_samples
         self.params: Params = check_params(params)

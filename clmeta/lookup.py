@@ -12,7 +12,6 @@ import inspect
 import math
 import os
 import re
-import reprlib
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, get_args, get_origin
 
-from clmeta.errors import BadArgument, ClmetaError, bad, require
+from clmeta.errors import BadArgument, ClmetaError, bad, brief, require
 from clmeta.ground.checks import number, whole
 
 FORM = "write package.module:name, as in torch.optim:AdamW"
@@ -169,7 +168,7 @@ def describe(found: Any) -> str:
             return f"the function {found.__name__}{inspect.signature(found)}"
         except (TypeError, ValueError):
             return f"the function {found.__name__}"
-    return f"the {type(found).__name__} {reprlib.repr(found)}"
+    return f"the {type(found).__name__} {brief(found)}"
 
 
 @contextmanager
@@ -184,13 +183,13 @@ def failing_as(argument: str, value: Any, what: str = "fails") -> Iterator[None]
     except ClmetaError:
         raise
     except Exception as error:
-        raise BadArgument(f"{argument}={value!r}: {what} with {said(error)}") from error
+        raise BadArgument(f"{argument}={brief(value)}: {what} with {said(error)}") from error
 
 
 def said(error: BaseException) -> str:
     """An exception in a line: its type, its first line, and where in the user's code it came up."""
     lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    text = f"{type(error).__name__}: {lines[0].strip()[:300]}" if lines else type(error).__name__
     here, standard = os.path.dirname(__file__), os.path.dirname(os.__file__)
     theirs = [
         frame

@@ -78,8 +78,9 @@ class Registry(Generic[T]):
             return self._imported(name, argument, wanted or self.wanted)
         if not isinstance(name, str) or name not in self._entries:
             known = [*self.names(), *also]
-            hint = did_you_mean(str(name), known)
-            if not hint and is_path(dotted := ":".join(str(name).rsplit(".", 1))):
+            text = name if isinstance(name, str) else ""
+            hint = did_you_mean(text, known)
+            if not hint and is_path(dotted := ":".join(text.rsplit(".", 1))):
                 hint = f"did you mean {dotted!r}?"
             more = "package.module:name" + (f" of {wanted.what}" if wanted else "")
             listed = f"known: {', '.join(known)}, or {more}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, TypeGuard
 
@@ -39,6 +39,7 @@ def whole(argument: str, value: Any, least: int | None = None) -> int:
         bad(argument, value, mend)
     allowed = not isinstance(value, bool) and (least is None or number >= least)
     require(allowed, argument, value, mend)
+    require(abs(number) < 2**63, argument, number, f"must lie in [{least or 0}, 2^63)")
     return number
 
 
@@ -55,7 +56,10 @@ def number(argument: str, value: Any) -> float:
     """
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     require(is_number, argument, value, "must be a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        bad(argument, value, "must be a number of floating point, below 1e308")
 
 
 def listed(argument: str, value: Any) -> list[Any]:
@@ -66,8 +70,26 @@ def listed(argument: str, value: Any) -> list[Any]:
     """
     if isinstance(value, str):
         return [value]
-    require(isinstance(value, Iterable), argument, value, "must be a list")
-    return list(value)
+    try:
+        return list(value)
+    except TypeError:
+        bad(argument, value, "must be a list")
+
+
+def texts(argument: str, value: Any) -> list[str]:
+    """Text as a list, where one stands for a list of one. Raises BadArgument for anything else."""
+    values = listed(argument, value)
+    require(
+        all(isinstance(each, str) for each in values), argument, value, "must be a list of text"
+    )
+    return values
+
+
+def mapping(argument: str, value: Any) -> dict[str, Any]:
+    """A mapping whose keys are text, as a dict. Raises BadArgument for anything else."""
+    fits = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    require(fits, argument, value, "must be a mapping with text as keys")
+    return dict(value)
 
 
 def finite(value: Any) -> TypeGuard[float]:
@@ -90,6 +112,20 @@ def check_number(argument: str, value: Any) -> float:
     return value if type(value) in (int, float) else float(value)
 
 
+def positive(argument: str, value: Any) -> float:
+    """A finite number above 0 as Python's own. Raises BadArgument for anything else."""
+    value = check_number(argument, value)
+    require(value > 0, argument, value, "must be above 0")
+    return value
+
+
+def check_level(value: Any) -> float:
+    """A level of confidence. Raises BadArgument unless it is a number between 0 and 1."""
+    level = check_number("level", value)
+    require(0 < level < 1, "level", level, "must lie between 0 and 1, e.g. 0.95")
+    return level
+
+
 def check_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """alpha0, eta, gamma and weight_decay as Python's numbers; BadArgument for impossible ones."""
     numbers = {name: check_number(name, values[name]) for name in NUMBERS}
@@ -104,7 +140,8 @@ def check_numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 def one_of(argument: str, value: Any, names: Sequence[str]) -> None:
     """Raise BadArgument unless a value is one of some names."""
-    require(isinstance(value, str) and value in names, argument, value, f"must be one of {names}")
+    mend = f"must be one of {', '.join(names)}"
+    require(isinstance(value, str) and value in names, argument, value, mend)
 
 
 def step_size_bounds(

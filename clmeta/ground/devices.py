@@ -17,11 +17,12 @@ def as_device(device: torch.device | str) -> torch.device:
         found = torch.device(device)
         if found.type == "cuda" and found.index is None:
             found = torch.device("cuda", torch.cuda.current_device())
-        torch.zeros(1, device=found)
+        torch.zeros(1, device=found).item()  # "meta" has tensors, but no numbers in them
     except NotImplementedError:
         bad("device", str(device), "this build of torch has no such device; use 'cpu'")
-    except (RuntimeError, AssertionError, TypeError) as problem:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as problem:
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         mend = "use 'cpu', or 'cuda' where it works"
-        bad("device", str(device), f"not available here ({reason}); {mend}")
+        value = str(device) if isinstance(device, torch.device) else device
+        bad("device", value, f"not available here ({reason[:300]}); {mend}")
     return found

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from clmeta.errors import printable
 from clmeta.ground.checks import NUMBERS
 from clmeta.lookup import short_name, short_names
 
 #: Entries that tell apart repetitions of a method, or places and times, but not methods.
 NOT_METHOD = frozenset(
-    {"seed", "imports", "data_root", "download", "device", "threads", "name", "method"}
+    {"seed", "imports", "data_root", "download", "device", "threads", "engine", "name", "method"}
+    | {"checkpoint_every", "save_model"}
 )
+#: Bytes of a folder's name, of the 255 that file systems allow: others put theirs round it.
+LONGEST_NAME = 180
 #: What is found out while a run is set up; it follows from the rest.
 DERIVED = "resolved"
 
@@ -49,8 +54,14 @@ def learner_label(config: Mapping[str, Any]) -> str:
 
 
 def file_name(*words: str) -> str:
-    """Words as the name of a file or folder."""
-    return re.sub(r"[^\w.+=-]+", "-", "-".join(words).replace("*", "rest"))
+    """Words as the name of a file or folder; too long ones end in a digest of the whole."""
+    name = re.sub(r"[^\w.+=-]+", "-", "-".join(words).replace("*", "rest"))
+    whole = name.encode()
+    if len(whole) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(whole).hexdigest()[:10]
+    kept = whole[: LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
+    return f"{kept}-{digest}"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -78,7 +89,7 @@ def seed_of(config: Mapping[str, Any]) -> int | None:
     """The run's own seed, or one that stands deeper in the config, such as the stream's."""
     flat = flatten(config)
     for key, value in {"seed": flat.get("seed"), **flat}.items():
-        if key.split(".")[-1] == "seed" and isinstance(value, int):
+        if key.split(".")[-1] == "seed" and type(value) is int and abs(value) < 2**63:
             return value
     return None
 
@@ -125,7 +136,7 @@ def method_labels(configs: Iterable[Mapping[str, Any]], ignore: Iterable[str] = 
             for key, name in short.items()
             if key in own
         ]
-        labels.append(", ".join([part for part in (stem, *details) if part]) or "run")
+        labels.append(printable(", ".join([part for part in (stem, *details) if part])) or "run")
     return labels
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from clmeta.errors import BadArgument, bad
+from clmeta.ground.reading import as_path, check_depth, loads
+from clmeta.runs.trust import Trust, check_trusted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -16,13 +16,21 @@ else:
     import tomli as tomllib
 
 
-def read_options(path: str | os.PathLike[str], argument: str = "config") -> dict[str, Any]:
+def read_options(
+    path: str | os.PathLike[str], argument: str = "config", *, trust: Trust = False
+) -> dict[str, Any]:
     """What a run folder's ``config.json``, a JSON file or a TOML file holds.
 
+    Args:
+        path: the folder or file.
+        argument: what messages call it.
+        trust: whether code that it names may be loaded; see `clmeta.runs.trust`.
+
     Raises:
-        BadArgument: for a folder without ``config.json``, or a file that is neither.
+        BadArgument: for a folder without ``config.json``, a file that is neither, or code that is
+            not trusted.
     """
-    file = Path(path)
+    file = as_path(argument, path)
     said = os.fspath(path)
     if file.is_dir():
         file = file / "config.json"
@@ -37,9 +45,11 @@ def read_options(path: str | os.PathLike[str], argument: str = "config") -> dict
         ) from None
     is_json = file.suffix == ".json" or text.lstrip().startswith("{")
     try:
-        options = json.loads(text) if is_json else tomllib.loads(text)
-    except ValueError as error:
+        options = loads(text) if is_json else tomllib.loads(text)
+        check_depth(options)
+    except (ValueError, RecursionError) as error:
         bad(argument, said, f"not {'JSON' if is_json else 'TOML'} ({error}); mend the file")
     if not isinstance(options, dict):
         bad(argument, said, "must hold options by name: a JSON object, or TOML")
+    check_trusted(argument, said, options, trust)
     return options

@@ -16,8 +16,10 @@ from typing import Any
 
 from clmeta.errors import bad, require
 from clmeta.ground.checks import check_number, whole
+from clmeta.ground.reading import check_depth, check_text
 from clmeta.lookup import did_you_mean
-from clmeta.record.runfolder import jsonable
+from clmeta.record.files import jsonable
+from clmeta.record.interval import every
 from clmeta.runs.parse import parse_blocks, parse_by_block, parse_options, parse_value, write_value
 
 DATA, LEARNER, STEPS, RUN = "Data", "Network and strategy", "Step sizes", "Run"
@@ -57,11 +59,13 @@ def _text(argument: str, value: Any) -> str:
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     require(isinstance(value, str), argument, value, "must be text")
     require(value.strip() != "", argument, value, "must not be empty")
+    check_text(argument, value)
     return value
 
 
 def _flag(argument: str, value: Any) -> bool:
-    value = value.item() if type(value).__module__ == "numpy" else value
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+        value = value.item()
     require(isinstance(value, bool), argument, value, "must be true or false")
     return value
 
@@ -72,7 +76,8 @@ def _number(argument: str, value: Any) -> float:
 
 def _bound(argument: str, value: Any) -> float:
     """A number or infinity, which is kept as a number and written ``inf`` where JSON has none."""
-    return math.inf if value in (math.inf, "inf") else _number(argument, value)
+    endless = isinstance(value, (float, str)) and value in (math.inf, "inf")
+    return math.inf if endless else _number(argument, value)
 
 
 def _by_block(argument: str, value: Any) -> float | dict[str, float]:
@@ -87,9 +92,14 @@ def _mapping(argument: str, value: Any) -> dict[str, Any]:
     require(isinstance(value, Mapping), argument, value, "must be a mapping of options")
     require(all(isinstance(k, str) for k in value), argument, dict(value), "keys must be text")
     try:
+        check_depth(value)
         return json.loads(json.dumps(dict(value), allow_nan=False, default=jsonable))
     except (TypeError, ValueError):
-        bad(argument, dict(value), "must be made of text, finite numbers, lists and mappings")
+        bad(
+            argument,
+            dict(value),
+            "must be made of text, finite numbers, lists and mappings, a few deep",
+        )
 
 
 def _blocks(argument: str, value: Any) -> Any:
@@ -119,6 +129,7 @@ KINDS = {
     "str | None": TEXT.or_none(),
     "bool": FLAG,
     "int": WHOLE,
+    "Every": Kind("STEPS|TIME", every).or_none(),
     "Bound": Kind("NUMBER", _bound, _value).or_none(),
     "ByBlock": Kind("NUMBER", _by_block, parse_by_block),
     "Blocks": Kind("BLOCKS", _blocks, parse_blocks),
@@ -140,7 +151,7 @@ class Option:
         flags: on the command line, the long one first.
         default_said: what is said of the default where its value says too little.
         choices: all values that it can have, if they are few.
-        least: its smallest value, if there is one.
+        least, most: its smallest and largest value, if there is one.
         identity: whether it changes what a run computes.
         apart: whether runs that differ in it must not train together.
         adaptive: whether it has no use for fixed step sizes.
@@ -155,6 +166,7 @@ class Option:
     default_said: str | None = None
     choices: tuple[str, ...] = ()
     least: int | None = None
+    most: int | None = None
     identity: bool = True
     apart: bool = True
     adaptive: bool = False
@@ -171,6 +183,8 @@ class Option:
             require(each in self.choices, self.name, each, use.strip())
         if self.least is not None:
             require(value >= self.least, self.name, value, f"must be at least {self.least}")
+        if self.most is not None:
+            require(value <= self.most, self.name, value, f"must be at most {self.most:,}")
         return value
 
     def read(self, words: Any) -> Any:
@@ -182,7 +196,7 @@ class Option:
         """What it is and its default."""
         said = self.default_said
         if said is None and isinstance(self.default, bool):
-            said = "yes" if self.default else None
+            said = "yes" if self.default else "no"
         elif said is None and self.default not in ({}, (), None):
             said = write_value(self.default)
         return self.about if said is None else f"{self.about} Default: {said}."

@@ -8,12 +8,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from clmeta.errors import bad, require
+from clmeta.ground.reading import loads
 from clmeta.lookup import did_you_mean
 
 #: Values that Python and JSON spell differently.
 PYTHON = {"True": True, "False": False, "None": None}
 #: Most runs that one command starts; a slip of the finger should not fill the memory.
 MOST_RUNS = 100_000
+#: Most digits of a seed that is written, all below 2^63.
+MOST_DIGITS = 19
 
 
 def parse_value(text: str) -> Any:
@@ -24,7 +27,7 @@ def parse_value(text: str) -> Any:
     if text in PYTHON:
         return PYTHON[text]
     try:
-        return json.loads(text)
+        return loads(text)
     except ValueError:
         pass
     try:
@@ -96,7 +99,7 @@ def parse_blocks(argument: str, text: str) -> str | dict[str, Any]:
     mend = "write a name such as layer, or body=features,classifier.1;head=classifier.3"
     if text.lstrip().startswith("{"):
         try:
-            return json.loads(text)
+            return loads(text)
         except ValueError as error:
             bad(argument, text, f"not JSON ({error}); {mend}")
     if "=" not in text:
@@ -118,11 +121,15 @@ def parse_seeds(argument: str, text: str) -> list[int]:
         BadArgument: for anything else, a range that runs backwards, a repeated seed, or more seeds
             than anybody means.
     """
+    require(isinstance(text, str), argument, text, "must be text, e.g. 0-4")
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             bad(argument, text, "write whole numbers and ranges, e.g. 0-4 or 0,1,7-9")
+        digits = max(len(first), len(last))
+        mend = f"a seed of {digits:,} digits; give at most {MOST_DIGITS}"
+        require(digits <= MOST_DIGITS, argument, text, mend)
         low, high = int(first), int(last or first)
         mend = f"the range {part.strip()} runs backwards; write {last}-{first}"
         require(low <= high, argument, text, mend)
