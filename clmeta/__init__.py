@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from clmeta.errors import BadArgument, ClmetaError, NonFiniteError, RunFolderError
     from clmeta.general import GeneralMetaOptimize
     from clmeta.optim.optimizer import MetaOptimize
+    from clmeta.record.checkpoint import Checkpoint
     from clmeta.record.recorder import Recorder
+    from clmeta.runs.weights import load_model
 
 #: Public name to its module; loaded on first use, so that the command line's help needs no torch.
 _HOME = {
     "BadArgument": "errors",
+    "Checkpoint": "record.checkpoint",
     "ClmetaError": "errors",
     "GeneralMetaOptimize": "general",
     "Hessian": "engines.curved",
@@ -27,10 +30,12 @@ _HOME = {
     "NonFiniteError": "errors",
     "Recorder": "record.recorder",
     "RunFolderError": "errors",
+    "load_model": "runs.weights",
 }
 
 __all__ = [
     "BadArgument",
+    "Checkpoint",
     "ClmetaError",
     "GeneralMetaOptimize",
     "Hessian",
@@ -39,6 +44,7 @@ __all__ = [
     "Recorder",
     "RunFolderError",
     "__version__",
+    "load_model",
 ]
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clmeta.strategies.plain import OnlineResult, Progress, learn_online
     from clmeta.strategies.plugins import KeepOptimizerState, MetaOptimizePlugin
     from clmeta.strategies.recording import StepSizeRecorder
+    from clmeta.strategies.resuming import going_on, resumable
 
 __all__ = [
     "STRATEGIES",
@@ -29,7 +30,9 @@ __all__ = [
     "Progress",
     "StepSizeMetric",
     "StepSizeRecorder",
+    "going_on",
     "learn_online",
+    "resumable",
 ]
 
 _WHERE = {
@@ -41,7 +44,9 @@ _WHERE = {
     "Progress": "plain",
     "StepSizeMetric": "metrics",
     "StepSizeRecorder": "recording",
+    "going_on": "resuming",
     "learn_online": "plain",
+    "resumable": "resuming",
 }
 
 

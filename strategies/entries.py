@@ -51,6 +51,7 @@ def avalanche_strategy(name: str, about: str) -> Callable[[Build], Build]:
             recorder: Any = None,
             on_progress: Any = None,
             evaluate: bool = True,
+            checkpoint: Any = None,
             **options: Any,
         ) -> OnlineResult:
             check_options(build, options, "strategy option")
@@ -64,6 +65,7 @@ def avalanche_strategy(name: str, about: str) -> Callable[[Build], Build]:
                 recorder=recorder,
                 on_progress=on_progress,
                 evaluate=evaluate,
+                checkpoint=checkpoint,
             )
 
         common = list(inspect.signature(learn).parameters.values())[:-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from clmeta.record.attached import block_names
 from clmeta.strategies.backward import backward
 
 if TYPE_CHECKING:
+    from clmeta.record.checkpoint import Checkpoint
     from clmeta.record.recorder import Recorder
     from clmeta.streams import Stream
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 REPORT_EVERY = 0.25
 #: Test images per forward pass.
 TEST_BATCH = 512
+#: What a `Tally` has counted.
+COUNTS = (
+    *("task", "steps", "samples", "task_samples", "right", "task_right"),
+    *("shares", "test_accuracy"),
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ def learn_online(
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     on_progress: OnProgress | None = None,
     evaluate: bool = True,
+    checkpoint: Checkpoint | None = None,
 ) -> OnlineResult:
     """Learn from a stream once, in its order, telling the learner nothing about tasks.
 
@@ -94,17 +101,22 @@ def learn_online(
         loss: mean loss of a batch from logits and labels.
         on_progress: called about four times a second, and at the end.
         evaluate: measure test accuracy at the end of each task.
+        checkpoint: gets model, optimiser and counts as parts; what it holds is gone on from.
 
     Raises:
         NonFiniteError: at the end of a task, if the optimiser withheld an update.
     """
     model.train()
     tally = Tally(stream, optimizer, recorder, on_progress, evaluate)
-    current = 0
-    for x, y, task, _ in stream:
-        if task != current:
-            tally.end_task(model, current)
-            current = task
+    steps: Iterable[Any] = stream
+    if checkpoint is not None:
+        for name, part in {"model": model, "optimizer": optimizer, "tally": tally}.items():
+            checkpoint.add(name, part)
+        steps = checkpoint.steps(stream)
+    for x, y, task, _ in steps:
+        if task != tally.task:
+            tally.end_task(model)
+            tally.task = task
         output = model(x)
         value = loss(output, y)
         optimizer.zero_grad(set_to_none=True)
@@ -117,7 +129,7 @@ def learn_online(
             optimizer.step()
             recorder.record(task, value, hits)
         tally.add(hits, len(y), task)
-    tally.end_task(model, current)
+    tally.end_task(model)
     return tally.result()
 
 
@@ -164,8 +176,18 @@ class Tally:
         self._count()
         return self.right / self.samples if self.samples else float("nan")
 
-    def end_task(self, model: nn.Module, task: int) -> None:
-        """Note the task's own share and test accuracy, and start the next task.
+    def state(self) -> dict[str, Any]:
+        """All counts, as plain numbers."""
+        self._count()
+        return {name: getattr(self, name) for name in COUNTS}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with the counts."""
+        for name in COUNTS:
+            setattr(self, name, state[name])
+
+    def end_task(self, model: nn.Module) -> None:
+        """Note the task's own share and test accuracy; its successor is to be set as `task`.
 
         Raises:
             NonFiniteError: if the optimiser withheld an update.
@@ -176,12 +198,11 @@ class Tally:
         if check is not None:
             check()
         if self.evaluate:
-            score = accuracy(model, *self.stream.test_set(task))
+            score = accuracy(model, *self.stream.test_set(self.task))
             self.test_accuracy.append(score)
         if self.recorder is not None:
-            self.recorder.end_task(task, score)
+            self.recorder.end_task(self.task, score)
         self._count()
-        self.task = task
         self.shares.append(self.task_right / self.task_samples)
         self.task_right = self.task_samples = 0
 

@@ -70,7 +70,7 @@ class Prequential:
 
 def own_rows(strategy: Any, rows: int) -> int:
     """How many leading rows of the loader's mini-batch are the stream's own."""
-    loader = strategy.dataloader
+    loader = getattr(strategy.dataloader, "loader", strategy.dataloader)
     size = strategy.train_mb_size
     sizes, sets = getattr(loader, "batch_sizes", None), getattr(loader, "datasets", None)
     if sizes and sets and type(loader).__name__ == "ReplayDataLoader":

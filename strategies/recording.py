@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from clmeta.errors import bad
 from clmeta.record.attached import block_names, describe_optimizer
+from clmeta.record.checkpoint import Checkpoint
 from clmeta.record.recorder import Recorder
 from clmeta.record.runfolder import RunFolder
 from clmeta.strategies.memories import quieten
@@ -72,6 +73,8 @@ class StepSizeRecorder(SupervisedPlugin):
         self._own = Prequential()
         self._task: int | None = None
         self._strategy: Any = None
+        self._resume: Any = None
+        self.checkpoint: Checkpoint | None = None
         RunFolder(folder).check_free(overwrite)
 
     @staticmethod
@@ -89,14 +92,30 @@ class StepSizeRecorder(SupervisedPlugin):
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Open the run folder, at the first training."""
         quieten(strategy)
-        if self._recorder is None:
-            self._recorder = Recorder(
-                self.folder,
-                block_names(strategy.optimizer),
-                config={**_describe(strategy), **self.config},
-                part_steps=self.part_steps,
-                overwrite=self.overwrite,
-            )
+        self._open(strategy)
+
+    def _open(self, strategy: Any) -> None:
+        """Open the run folder, unless it is; also where training goes on in an experience."""
+        if self._recorder is not None:
+            return
+        self._strategy = strategy
+        self._recorder = Recorder(
+            self.folder,
+            block_names(strategy.optimizer),
+            config={**_describe(strategy), **self.config},
+            part_steps=self.part_steps,
+            overwrite=self.overwrite and self._resume is None,
+            resume=self._resume,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Where the recording stands, for a checkpoint (`clmeta.strategies.resuming`)."""
+        recorder = None if self._recorder is None else self._recorder.state()
+        return {"recorder": recorder, "task": self._task}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave, with the next step."""
+        self._resume, self._task = state["recorder"], state["task"]
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Of online sub-experiences, the first of the next task shows that a task has ended."""
@@ -107,6 +126,7 @@ class StepSizeRecorder(SupervisedPlugin):
 
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Keep the step sizes that this iteration uses."""
+        self._open(strategy)
         assert self._recorder is not None
         self._own.begin(strategy)
         self._recorder.before_step(strategy.optimizer)
@@ -118,6 +138,7 @@ class StepSizeRecorder(SupervisedPlugin):
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """A whole experience ends its task; of sub-experiences it is not known yet."""
+        self._open(strategy)
         if not hasattr(strategy.experience, "origin_experience"):
             self._end_task(strategy)
 
@@ -138,6 +159,8 @@ class StepSizeRecorder(SupervisedPlugin):
             self._end_task(self._strategy)
         self._strategy = None
         self._recorder.close(summary)
+        if self.checkpoint is not None:
+            self.checkpoint.clear()
 
     def __enter__(self) -> StepSizeRecorder:
         return self
@@ -155,7 +178,8 @@ class StepSizeRecorder(SupervisedPlugin):
 
     def __getstate__(self) -> dict[str, Any]:
         # A run folder is held by one process: a copy opens it again when it trains.
-        return {**self.__dict__, "_recorder": None, "_task": None, "_strategy": None}
+        alone = {"_recorder": None, "_task": None, "_strategy": None, "checkpoint": None}
+        return {**self.__dict__, **alone}
 
     def _end_task(self, strategy: Any) -> None:
         assert self._recorder is not None and self._task is not None

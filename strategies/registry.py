@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 Made = tuple[Any, dict[str, Any], list[Any]]
 #: ``(model, optimizer, stream, *, recorder, on_progress, evaluate, **options) -> OnlineResult``
 Strategy = Callable[..., "OnlineResult"]
-#: Keywords that the runner fills in; all others are the strategy's own options.
-COMMON = ("recorder", "on_progress", "evaluate")
+#: Keywords that the runner fills in.
+NEEDED = ("recorder", "on_progress", "evaluate")
+#: With one that it fills in where a strategy takes it, whose runs go on from where they were
+#: killed; all other keywords are the strategy's own options.
+CHECKPOINT = "checkpoint"
+COMMON = (*NEEDED, CHECKPOINT)
 
 STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     Wanted(
-        f"a function that learns: (model, optimizer, stream, *, {', '.join(COMMON)}, **options)",
-        takes(3, *COMMON),
+        f"a function that learns: (model, optimizer, stream, *, {', '.join(NEEDED)}, **options)",
+        takes(3, *NEEDED),
     ),
 )
 
@@ -42,10 +46,17 @@ def plain(
     recorder: Any = None,
     on_progress: Any = None,
     evaluate: bool = True,
+    checkpoint: Any = None,
 ) -> OnlineResult:
     """The ordinary PyTorch loop; see `clmeta.strategies.plain.learn_online`."""
     from clmeta.strategies.plain import learn_online
 
     return learn_online(
-        model, optimizer, stream, recorder=recorder, on_progress=on_progress, evaluate=evaluate
+        model,
+        optimizer,
+        stream,
+        recorder=recorder,
+        on_progress=on_progress,
+        evaluate=evaluate,
+        checkpoint=checkpoint,
     )

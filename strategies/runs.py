@@ -19,8 +19,10 @@ from clmeta.strategies.online import Online
 from clmeta.strategies.plain import Tally
 from clmeta.strategies.plugins import KeepOptimizerState, MetaOptimizePlugin
 from clmeta.strategies.prequential import Prequential
+from clmeta.strategies.resuming import going_on, resumable
 
 if TYPE_CHECKING:
+    from clmeta.record.checkpoint import Checkpoint
     from clmeta.record.recorder import Recorder
     from clmeta.strategies.plain import OnlineResult, OnProgress
     from clmeta.strategies.registry import Made
@@ -36,6 +38,7 @@ def learn_with(
     recorder: Recorder | None = None,
     on_progress: OnProgress | None = None,
     evaluate: bool = True,
+    checkpoint: Checkpoint | None = None,
 ) -> OnlineResult:
     """Learn from a stream once under an Avalanche strategy; see `plain.learn_online`.
 
@@ -44,10 +47,11 @@ def learn_with(
 
     Args:
         made: Avalanche class, its keywords, plugins.
-        model, optimizer, stream, recorder, on_progress, evaluate: as in `plain.learn_online`.
+        model, optimizer, stream, recorder, on_progress, evaluate, checkpoint: as in
+            `plain.learn_online`.
     """
     strategy_class, options, plugins = made
-    strategy_class = _keeping_graphs(strategy_class)
+    strategy_class = resumable(_keeping_graphs(strategy_class))
     watch = _Watch(stream, optimizer, recorder, on_progress, evaluate)
     keep = MetaOptimizePlugin() if isinstance(optimizer, MetaOptimize) else KeepOptimizerState()
     if not issubclass(strategy_class, Online):
@@ -66,7 +70,12 @@ def learn_with(
             **options,
         )
         with _repeatable():
-            for experience in stream.benchmark(task_labels="constant").train_stream:
+            experiences = stream.benchmark(task_labels="constant").train_stream
+            if checkpoint is not None:
+                checkpoint.add("tally", watch.tally)
+                known = {"stream": stream, "data": stream.data, "watch": watch}
+                experiences = going_on(strategy, experiences, checkpoint, known=known)
+            for experience in experiences:
                 strategy.train(experience, shuffle=False)
     return watch.tally.result()
 
@@ -118,9 +127,10 @@ class _Watch(SupervisedPlugin):
 
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         hits, task = self._own.hits(strategy), strategy.experience.current_experience
+        self.tally.task = task
         if self.recorder is not None:
             self.recorder.record(task, strategy.loss, hits)
         self.tally.add(hits, len(hits), task)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self.tally.end_task(strategy.model, strategy.experience.current_experience)
+        self.tally.end_task(strategy.model)

@@ -8,19 +8,24 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+from contextlib import suppress
 
 import click
 
 from clmeta._version import __version__
 from clmeta.cli.best import best
 from clmeta.cli.command import SETTINGS, Group
+from clmeta.cli.console import write_anything
 from clmeta.cli.demo import demo
 from clmeta.cli.listing import listing
 from clmeta.cli.plot import plot
 from clmeta.cli.reproduce import reproduce
 from clmeta.cli.run import run, sweep
-from clmeta.errors import BadArgument, ClmetaError
-from clmeta.runs.imports import find_from_here
+from clmeta.errors import BadArgument, ClmetaError, printable
+from clmeta.ground.signals import Terminated, stopping
+
+#: Most letters of an error.
+LONGEST_LINE = 2000
 
 app = Group(
     "clmeta",
@@ -50,23 +55,31 @@ def _show_version(ctx: click.Context, wanted: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an error is one line on standard error, without a traceback."""
-    find_from_here()
+    write_anything()
     code: object = 0
     try:
-        code = app.main(arguments, prog_name="clmeta", standalone_mode=False)
+        with stopping():
+            code = app.main(arguments, prog_name="clmeta", standalone_mode=False)
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         code = 1
     except (ClmetaError, OSError) as error:
         code = _fail(str(error), 2 if isinstance(error, BadArgument) else 1)
-    except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted", 130)
+    except (KeyboardInterrupt, click.Abort) as error:
+        code = _interrupted(error if isinstance(error, Terminated) else error.__cause__)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         code = error.exit_code
     except click.ClickException as error:
         code = _fail(_usage(error), error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted(by: BaseException | None) -> int:
+    """By a signal other than Ctrl-C the status is 128 and its number, as a shell's is."""
+    if isinstance(by, Terminated):
+        return _fail(str(by), 128 + by.signum)
+    return _fail("interrupted", 130)
 
 
 def _usage(error: click.ClickException) -> str:
@@ -77,9 +90,11 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    line = f"error: {' '.join(message.split())}"
+    said = " ".join(message.split())
+    line = printable(f"error: {said if len(said) <= LONGEST_LINE else said[:LONGEST_LINE] + '...'}")
     if sys.stderr.isatty():  # where a person reads it, between words
         width = shutil.get_terminal_size().columns
         line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-    print(line, file=sys.stderr)
+    with suppress(OSError):  # the terminal may be gone
+        print(line, file=sys.stderr)
     return code

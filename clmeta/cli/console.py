@@ -2,30 +2,62 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from clmeta.errors import printable
 
 #: Columns where output is read by a program: a row of a table is a line.
 UNBOUNDED = 10_000
 #: Most columns of running text.
 WIDEST = 100
+#: What stands for our own signs where they cannot be written.
+PLAIN = {"±": "+-", "━": "=", "─": "-", "…": "~"}
 #: Columns round a cell of a table.
 PADDING = 3
 
 
+class _Plain(Console):
+    """Shows text as it is: no control code or markup in a name or path does anything."""
+
+    def render_str(self, text: str, *args: Any, **options: Any) -> Text:
+        """Text of ours and of others, which may have any characters."""
+        return super().render_str(printable(text), *args, **options)
+
+
 def console(stderr: bool = False) -> Console:
     """Standard output, or standard error; not wrapped where no person reads it."""
-    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made = _Plain(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = UNBOUNDED
     return made
+
+
+def write_anything() -> None:
+    """Let standard output write what its encoding lacks in other words, and go on."""
+    codecs.register_error("clmeta", _in_other_words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="clmeta")
+
+
+def _in_other_words(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return "".join(PLAIN.get(each) or f"{each!a}"[1:-1] for each in letters), error.end
 
 
 def say(text: str) -> None:
@@ -95,4 +127,4 @@ def print_entries(title: str, rows: Sequence[tuple[str, str]]) -> None:
     formatter.write(f"{title}\n")
     formatter.indent()
     write_entries(formatter, rows)
-    click.echo(formatter.getvalue())
+    click.echo(printable(formatter.getvalue()))

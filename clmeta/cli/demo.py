@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clmeta.cli import options as o
 from clmeta.cli.command import command
+from clmeta.ground.reading import as_path
 from clmeta.runs.config import RunConfig
 from clmeta.sweep.plan import SweepRun
 
@@ -44,7 +45,9 @@ INTRODUCTION = (
 )
 def demo(output: str, seeds: Sequence[int] | None, jobs: int, overwrite: bool) -> None:
     """Ten tasks of real digits, fixed against adaptive step sizes, in about a minute."""
-    run_demo(Path(output), seeds=seeds or range(3), processes=jobs, overwrite=overwrite)
+    run_demo(
+        as_path("output", output), seeds=seeds or range(3), processes=jobs, overwrite=overwrite
+    )
 
 
 def demo_runs(output: Path, seeds: Sequence[int]) -> list[SweepRun]:

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from clmeta.cli.console import console
-from clmeta.errors import RunFolderError
+from clmeta.errors import RunFolderError, printable
 from clmeta.record.runfolder import RunFolder
 from clmeta.sweep.jobs import Event
 from clmeta.sweep.plan import Chunk
@@ -226,7 +226,7 @@ class Display:
             left = [name for name in chunk.names if name not in self.ended]
             if left:
                 row = [f"  {bar(chunk.share, 10)}", self._called(left), chunk.note]
-                lines.append(Text("  ".join(row)))
+                lines.append(Text(printable("  ".join(row))))
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
         return Group(*lines)

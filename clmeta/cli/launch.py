@@ -102,7 +102,7 @@ class Launch:
                 "or another --output"
             )
         for run in done if self.finished == "keep" else ():
-            if RunConfig.from_file(run.folder).key() != run.config.key():
+            if RunConfig.from_file(run.folder, trust=True).key() != run.config.key():
                 raise RunFolderError(
                     f"{run.folder}: holds a finished run of other options; give --overwrite to "
                     "replace it, or another --output"
@@ -111,7 +111,10 @@ class Launch:
     def _train(self, launcher: Launcher) -> SweepResult:
         if self.finished == "replace":
             for run in self.runs:
-                RunFolder(run.folder).clear()
+                if run.folder.is_dir():
+                    folder = RunFolder(run.folder)
+                    folder.prepare(overwrite=True)
+                    folder.release()
         configs = [{**run.config.to_dict(), "method": run.config.method} for run in self.runs]
         labels = {
             run.name: f"{label}, seed {run.config.seed}"
@@ -145,7 +148,7 @@ def check_same_data(before: Mapping[str, Any], config: RunConfig) -> None:
     Raises:
         BadArgument: naming what differs.
     """
-    from clmeta.runs.runner import load_data
+    from clmeta.runs.prepared import load_data
 
     now = load_data(config).describe()
     differs = [name for name in before if before[name] != now.get(name)]

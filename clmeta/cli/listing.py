@@ -20,7 +20,7 @@ from clmeta.cli.command import Argument, command
 from clmeta.errors import RunFolderError, require
 from clmeta.lookup import Wanted, keywords_of
 from clmeta.native.cc import cache_folder
-from clmeta.record.runfolder import write_atomically
+from clmeta.record.files import write_atomically
 from clmeta.registry import Registry
 from clmeta.runs.imports import import_modules
 from clmeta.runs.parse import among, write_value
@@ -50,6 +50,7 @@ KINDS: dict[str, tuple[str, str, Callable[[str, Any], dict[str, Any] | None]]] =
     "streams": ("clmeta.streams", "STREAMS", _stream_options),
     "datasets": ("clmeta.streams", "DATASETS", _no_options),
     "models": ("clmeta.models", "MODELS", lambda name, entry: keywords_of(entry, skip=2)),
+    "engines": ("clmeta.engines.choose", "ENGINES", _no_options),
     "strategies": ("clmeta.strategies.entries", "STRATEGIES", _strategy_options),
     "plots": ("clmeta.analysis", "PLOTS", _no_options),
 }
@@ -60,7 +61,10 @@ NAMED = {
     "strategy": ("strategies", "strategy"),
     "base": ("rules", "rule"),
     "meta": ("rules", "rule"),
+    "engine": ("engines", "engine"),
 }
+#: Words that do beside registered names.
+ALSO = {"meta": ("none",), "engine": ("auto",)}
 
 
 @command(
@@ -68,7 +72,7 @@ NAMED = {
     [Argument("kind", f"One of {', '.join(KINDS)}. Default: all.", required=False), o.IMPORTS],
 )
 def listing(kind: str | None, imports: Sequence[str]) -> None:
-    """Show rules, blocks, streams, datasets, models, strategies and plots by name."""
+    """Show rules, blocks, streams, datasets, models, engines, strategies and plots by name."""
     require(kind is None or kind in KINDS, "kind", kind, f"unknown; {among(kind or '', KINDS)}")
     import_modules(imports)
     from clmeta.cli.console import print_entries
@@ -105,7 +109,7 @@ def check_names(spec: SweepSpec) -> None:
         known: Registry[str] = Registry(singular, Wanted(f"a {singular}"))
         for name, about in _remembered(kind) or () if names else ():
             known.register(name, about)(about)
-        also = ("none",) if option == "meta" else ()
+        also = ALSO.get(option, ())
         for name in names if known.names() else ():
             if isinstance(name, str) and ":" not in name and name not in also:
                 known.get(name, option, also=also)
@@ -135,7 +139,7 @@ def _remembered(kind: str) -> list[tuple[str, str]] | None:
 def _remember(kind: str) -> list[tuple[str, str]]:
     rows, file = entries(kind), _file(kind)
     with suppress(OSError, RunFolderError):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in file.parent.glob(f"names-{kind}-*.json"):
             old.unlink()
         write_atomically(file, lambda stream: stream.write(json.dumps(rows).encode()))

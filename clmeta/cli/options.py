@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from clmeta.runs.config import OPTIONS
+from clmeta.runs.limits import MOST_CORES
 from clmeta.runs.options import FLAG, RUN, TEXT, WHOLE, Kind, Option
 from clmeta.runs.parse import parse_seeds
 
@@ -33,7 +34,7 @@ CONFIG = own(
 )
 SEEDS = own("seeds", "One run for each, e.g. 0-4 or 0,1,7-9.", kind=SEEDS_KIND, default_said="0")
 OUTPUT = own("output", "Folder for the runs.", "--output", "-o")
-JOBS = own("jobs", "Processes at a time.", "--jobs", "-j", kind=WHOLE, least=1)
+JOBS = own("jobs", "Processes at a time.", "--jobs", "-j", kind=WHOLE, least=1, most=MOST_CORES)
 OVERWRITE = own("overwrite", "Replace finished runs.", kind=FLAG, default=False)
 SKIP_FINISHED = own(
     "skip_finished", "Keep finished runs and do the others.", kind=FLAG, default=False
@@ -41,6 +42,19 @@ SKIP_FINISHED = own(
 DRY_RUN = own(
     "dry_run",
     "Check everything and list the runs, finished or not, without doing them.",
+    kind=FLAG,
+    default=False,
+)
+REPRODUCIBLE = own(
+    "reproducible",
+    "Train each run by itself, so that what comes out depends on its options and nothing else; "
+    "runs that train together round together.",
+    kind=FLAG,
+    default=False,
+)
+TRUST = own(
+    "trust",
+    "Load the modules that the file of options names; it may be by somebody who means harm.",
     kind=FLAG,
     default=False,
 )

@@ -11,6 +11,7 @@ from clmeta.cli import options as o
 from clmeta.cli.command import Argument, command
 from clmeta.cli.console import print_paths, say
 from clmeta.errors import RunFolderError
+from clmeta.ground.reading import as_path
 from clmeta.record.find import find_runs
 from clmeta.record.runfolder import RunFolder
 from clmeta.runs.imports import import_modules
@@ -76,7 +77,13 @@ def plot(
     """Draw step sizes and accuracies of finished runs, averaged over seeds."""
     import_modules(imports)
     draw(
-        runs, Path(output), names, formats, every=every, unfinished=unfinished, overwrite=overwrite
+        runs,
+        as_path("output", output),
+        names,
+        formats,
+        every=every,
+        unfinished=unfinished,
+        overwrite=overwrite,
     )
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clmeta.cli.launch import Launch
+from clmeta.ground.reading import as_path
 from clmeta.lookup import Wanted, takes
-from clmeta.record.runfolder import RunFolder, write_atomically
+from clmeta.record.files import write_atomically
+from clmeta.record.runfolder import RunFolder
 from clmeta.registry import Registry
 from clmeta.runs.config import RunConfig
 from clmeta.sweep.best import best
@@ -63,7 +65,7 @@ def reproduce_figure_4(
         BadArgument, RunFolderError, RunsFailed: as sweeps do.
     """
     configs = figure_4(bases, seeds, **options).configs()
-    folder = Path(output)
+    folder = as_path("output", output)
     runs = sweep_runs(folder / "runs", configs)
     result = Launch(runs, folder / "runs", processes=processes).do(dry=dry)
     return None if dry else report(folder, bases, result, published=_as_published(configs[0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from clmeta.cli.command import Argument, command
 from clmeta.cli.listing import check_names
 from clmeta.errors import bad, require
 from clmeta.ground.names import shown
+from clmeta.ground.reading import as_path
 from clmeta.runs.config import RunConfig
+from clmeta.runs.files import read_options
 from clmeta.runs.options import PAIRS, WHOLE, Kind
 from clmeta.sweep.spec import SweepSpec, parse_grid, refuse_useless
 
@@ -32,10 +34,13 @@ PLACES = ("local", "slurm")
         o.CONFIG,
         o.changed(o.SEEDS, default_said="0, or the config's"),
         o.changed(o.OUTPUT, default_said="in runs/, named after the options"),
+        o.own("resume", "Go on with the unfinished run in this folder, from its last checkpoint."),
         o.changed(o.JOBS, default=1),
         o.OVERWRITE,
         o.SKIP_FINISHED,
+        o.REPRODUCIBLE,
         o.DRY_RUN,
+        o.TRUST,
     ],
     of_a_run=True,
 )
@@ -43,20 +48,38 @@ def run(
     config: str | None,
     seeds: list[int] | None,
     output: str | None,
+    resume: str | None,
     jobs: int,
     overwrite: bool,
     skip_finished: bool,
+    reproducible: bool,
     dry_run: bool,
+    trust: bool,
     **given: Any,
 ) -> None:
-    """Learn online from a stream and record every step into run folders."""
+    """Learn online from a stream and record every step into run folders.
+
+    A run that was killed goes on, bit for bit, when the same command is given again.
+    """
     require(
         not (overwrite and skip_finished),
         "overwrite",
         overwrite,
         "finished runs are either replaced or kept: drop this or --skip-finished",
     )
-    spec = _start(config).changed(given, {}, seeds)
+    if resume is not None:
+        from clmeta.record.runfolder import RunFolder
+
+        for name, value in {"config": config, "seeds": seeds, "output": output}.items():
+            require(value is None, name, value, "is the folder's own with --resume; leave it out")
+        there = any(RunFolder(resume).checkpoints.glob("*.pt"))
+        mend = (
+            "holds no checkpoint of its own to go on from; give the run's own command again, or "
+            "the sweep's, whose runs go on together"
+        )
+        require(there, "resume", resume, mend)
+        config = resume
+    spec = _start("config", config, trust, given).changed(given, {}, seeds)
     check_names(spec)
     configs = spec.configs()
     methods = len({each.key(without=("seed",)) for each in configs})
@@ -64,19 +87,27 @@ def run(
         bad("config", config, f"is a sweep of {methods} methods; use clmeta sweep")
     refuse_useless(given, configs)
     from clmeta.cli.launch import Launch
+    from clmeta.replicas.company import company_of
     from clmeta.sweep.folders import seed_folders
     from clmeta.sweep.plan import SweepRun
 
-    folder = _folder(output, spec, configs)
-    runs = map(SweepRun, configs, seed_folders(folder, configs))
+    folder = _folder(resume or output, spec, configs)
+    folders = [folder] if resume is not None else seed_folders(folder, configs)
+    runs = list(map(SweepRun, configs, folders))
+    company: tuple[RunConfig | None, ...] = ()
+    if config is not None and len(configs) == 1 and not reproducible:
+        company = company_of(read_options(config, trust=True), configs[0])
+        runs = [SweepRun(configs[0], folders[0], company)]
+    others = f"the {len(company) - 1} runs that it trained with train along, so that it rounds as"
     Launch(
-        list(runs),
+        runs,
         folder,
         f"{shown(configs[0].stream)} on {Path(shown(configs[0].dataset)).name}",
         processes=jobs,
         together=False,
         finished="replace" if overwrite else "keep" if skip_finished else "refuse",
         seen=spec.seen,
+        note=f"{others} it did; --reproducible trains it by itself" if company else None,
     ).do(dry=dry_run)
 
 
@@ -109,13 +140,15 @@ def run(
         o.changed(o.CORES, panel=SWEEP),
         o.own(
             "chunk",
-            "Runs trained together as one program; a stopped sweep loses at most those under way.",
+            "Runs trained together as one program; stopped, they go on together.",
             kind=WHOLE,
             panel=SWEEP,
             least=1,
             default_said="found by a short measurement",
         ),
+        o.changed(o.REPRODUCIBLE, panel=SWEEP),
         o.changed(o.DRY_RUN, panel=SWEEP),
+        o.changed(o.TRUST, panel=SWEEP),
         o.own(
             "launcher",
             "This machine or a SLURM cluster.",
@@ -150,7 +183,9 @@ def sweep(
     output: str | None,
     jobs: int | None,
     chunk: int | None,
+    reproducible: bool,
     dry_run: bool,
+    trust: bool,
     launcher: str,
     partition: str | None,
     time: str | None,
@@ -160,7 +195,10 @@ def sweep(
 ) -> None:
     """Run a grid or list of options, over seeds; start it again and it does what is missing."""
     require(None in (spec, config), "config", config, "is given beside SPEC; give one of the two")
-    start = _start(config) if spec is None else SweepSpec.from_file(spec)
+    argument, file = ("config", config) if spec is None else ("spec", spec)
+    start = _start(argument, file, trust, given)
+    both = "trains runs together, --reproducible one by one; give one of the two"
+    require(not (reproducible and chunk), "chunk", chunk, both)
     plan = start.changed(given, grid, seeds)
     check_names(plan)
     configs = plan.configs()
@@ -179,6 +217,7 @@ def sweep(
         runs,
         folder,
         processes=jobs,
+        together=not reproducible,
         chunk=chunk,
         slurm=cluster if launcher == "slurm" else None,
         seen=plan.seen,
@@ -186,11 +225,15 @@ def sweep(
     ).do(dry=dry_run)
 
 
-def _start(config: str | None) -> SweepSpec:
-    return SweepSpec() if config is None else SweepSpec.from_file(config, "config")
+def _start(argument: str, file: str | None, trust: bool, given: Mapping[str, Any]) -> SweepSpec:
+    """What a file says, which may name code of modules that were typed; without one, nothing."""
+    if file is None:
+        return SweepSpec()
+    return SweepSpec.from_file(file, argument, trust=trust or given.get("imports", ()))
 
 
 def _folder(output: str | None, spec: SweepSpec, configs: Sequence[RunConfig]) -> Path:
     from clmeta.sweep.folders import default_output
 
-    return Path(output or spec.output or default_output(configs))
+    given = output or spec.output
+    return default_output(configs) if given is None else as_path("output", given)

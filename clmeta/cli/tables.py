@@ -82,3 +82,14 @@ def print_results(folders: Sequence[Path], title: str) -> None:
     if any(len(summaries) > 1 for summaries in methods.values()):
         note += " Means over seeds ± half-width of the 95 % confidence interval."
     console().print(note)
+    print_withheld(runs)
+
+
+def print_withheld(runs: Sequence[RunFolder]) -> None:
+    """Say how many steps were withheld, and where most were, if any were."""
+    counts = [(run.summary.get("withheld") or 0, run.summary.get("steps"), run) for run in runs]
+    some = [each for each in counts if each[0]]
+    if some:
+        most, steps, run = max(some, key=lambda each: each[0])
+        said = f"Not finite, and so withheld: updates of {len(some)} of {len(runs)} runs, at most"
+        console().print(f"{said} in {most} of {steps} steps ({run.path}).", soft_wrap=True)

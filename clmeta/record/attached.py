@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from clmeta.errors import require
+from clmeta.errors import bad, require
 
 
 class Follower(Protocol):
@@ -45,7 +45,10 @@ def checked_names(given: Any) -> list[str]:
     mend = "pass the optimiser whose step sizes are recorded, or the names of its blocks"
     listed = isinstance(given, Iterable) and not isinstance(given, (str, torch.nn.Module))
     require(listed, "optimizer", given, mend)
-    names = list(given)
+    try:
+        names = list(given)
+    except TypeError:
+        bad("optimizer", given, mend)
     require(all(isinstance(name, str) for name in names), "optimizer", names, mend)
     require(len(names) > 0, "block_names", names, "name at least one block")
     require(len(set(names)) == len(names), "block_names", names, "names must differ")

@@ -11,32 +11,30 @@ from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from clmeta.errors import ClmetaError, NonFiniteError, RunFolderError, bad, require
+from clmeta.errors import ClmetaError, RunFolderError, bad, require
 from clmeta.ground.checks import whole
-from clmeta.record.attached import (
-    alpha_of,
-    block_names,
-    checked_names,
-    describe_optimizer,
-    follow,
-)
+from clmeta.record.attached import alpha_of, block_names, checked_names, describe_optimizer, follow
+from clmeta.record.checkpoint import Checkpoint
 from clmeta.record.environment import describe_environment
+from clmeta.record.files import as_json
+from clmeta.record.part import Part, seconds_of, task_columns
 from clmeta.record.rows import (
-    Part,
+    kept_alpha,
     kept_number,
     kept_share,
-    kept_vector,
+    kept_task,
     null_if_nan,
-    task_columns,
     write_table,
 )
-from clmeta.record.runfolder import RunFolder, as_json
+from clmeta.record.runfolder import RunFolder
+from clmeta.record.trajectory import part_file
 
 Number = float | bool | Tensor
+#: What the recorder is called among the parts of a checkpoint.
+PART = "recorder"
 
 
 class Recorder:
@@ -68,14 +66,16 @@ class Recorder:
             their values or follows a `before_step`.
         config: everything needed to repeat the run; must have a JSON form. What the optimiser was
             made with is added to it.
-        part_steps: steps a Parquet part; a killed process loses at most that many. A part also ends
-            with its task.
+        part_steps: steps a Parquet part, which also ends with its task; a kill loses at most these.
         overwrite: replace a finished run.
+        resume: a `Checkpoint`, of which the recorder becomes a part, or what `state` gave: the
+            unfinished run in the folder goes on from there, its parts those of a run never stopped.
 
     Raises:
-        BadArgument: for what is no optimiser, names that are missing or repeat, or a config without
-            a JSON form.
-        RunFolderError: for a folder that cannot be written or holds a finished run.
+        BadArgument: for what is no optimiser, names that are missing or repeat, a config without
+            a JSON form, or a ``resume`` that is no recorder's state.
+        RunFolderError: for a folder that cannot be written or holds a finished run; with ``resume``
+            also for one of another config, or that lacks parts.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Recorder:
         config: Mapping[str, Any] | None = None,
         part_steps: int = 10_000,
         overwrite: bool = False,
+        resume: Checkpoint | Mapping[str, Any] | None = None,
     ) -> None:
         config = {} if config is None else config
         require(isinstance(config, Mapping), "config", config, "must be a mapping, such as a dict")
@@ -98,18 +99,29 @@ class Recorder:
         config_text = as_json("config", dict(config))
         self.block_names = names
         self.folder = RunFolder(folder)
-        self.folder.prepare(overwrite)
-        self.folder.write_json(self.folder.config_file, config_text)
-        environment = as_json("environment", describe_environment())
-        self.folder.write_json(self.folder.environment_file, environment)
-        self._part_steps = part_steps
-        self._part = Part()
-        self._n_blocks = len(names)
+        self._checkpoint = resume if isinstance(resume, Checkpoint) else None
+        if self._checkpoint is not None:
+            resume = None if overwrite else self._checkpoint.saved(PART)
+            self._checkpoint.add(PART, self)
+        self._part, before = Part(), 0.0
+        if resume is None:
+            self.folder.prepare(overwrite)
+            if overwrite and self._checkpoint is not None:
+                self._checkpoint.clear()
+            self.folder.write_json(self.folder.config_file, config_text)
+            environment = as_json("environment", describe_environment())
+            self.folder.write_json(self.folder.environment_file, environment)
+        else:
+            self._part, before = Part.restored(resume, names), seconds_of(resume)
+            self.folder.reopen(config_text, self._part.number, self._part.first_step)
+        self._part_steps, self._n_blocks = part_steps, len(names)
         self._alpha_before: Any = None
         self._optimizer: Any = attached
         self._follows = None if attached is None else follow(attached, self)
         self._closed = False
-        self._started = time.monotonic()
+        self._started = time.monotonic() - before
+        if resume is not None and self.folder.tasks_file.exists():
+            self._write_tasks()  # it may count steps that are to be done again
 
     @property
     def steps(self) -> int:
@@ -125,7 +137,7 @@ class Recorder:
         written.
         """
         self._optimizer = optimizer
-        self._alpha_before = kept_vector(alpha_of(optimizer))
+        self._alpha_before = kept_alpha(self.block_names, alpha_of(optimizer))
 
     def record(
         self,
@@ -152,33 +164,23 @@ class Recorder:
             NonFiniteError: after a part was written, if it holds a step size that is not finite or
                 the optimiser withheld an update.
         """
-        if self._closed:
-            raise RunFolderError(f"{self.folder.path} is closed: record into a new Recorder")
-        kept = self._used() if alpha is None else kept_vector(self._listed(alpha))
-        if len(kept) != self._n_blocks:
-            blocks = ", ".join(self.block_names)
-            bad("alpha", kept, f"must have {self._n_blocks} values, one a block ({blocks})")
-        part = self._part
-        task = whole("task", task)
-        part.rows.append((task, kept_number("loss", loss), kept_share("correct", correct), kept))
-        if len(part.rows) >= self._part_steps:
+        self._check_open()
+        kept = self._used() if alpha is None else kept_alpha(self.block_names, alpha)
+        row = (kept_task(task), kept_number("loss", loss), kept_share("correct", correct), kept)
+        self._part.rows.append(row)
+        self._alpha_before = None
+        if self._part.count >= self._part_steps:
             self.flush()
 
     def _used(self) -> Any:
         """The step sizes of the last step; where a step was left out, those that still hold."""
-        kept, self._alpha_before = self._alpha_before, None
-        if kept is None and self._follows is None:
+        if self._alpha_before is not None:
+            return self._alpha_before
+        if self._follows is None:
             bad("alpha", None, "pass alpha or call before_step first")
-        if kept is None and not self._part.steps:
+        if not self._part.steps:
             bad("alpha", None, "no step was made yet: record after optimizer.step(), or pass alpha")
-        return kept_vector(alpha_of(self._optimizer)) if kept is None else kept
-
-    def _listed(self, alpha: Any) -> Any:
-        if not isinstance(alpha, Mapping):
-            return alpha
-        mend = f"must have the blocks {', '.join(self.block_names)}"
-        require(set(alpha) == set(self.block_names), "alpha", dict(alpha), mend)
-        return [alpha[name] for name in self.block_names]
+        return kept_alpha(self.block_names, alpha_of(self._optimizer))
 
     def end_task(self, task: int, test_accuracy: float = math.nan) -> float:
         """Write what was recorded and the task's row; returns its online accuracy.
@@ -191,9 +193,8 @@ class Recorder:
             BadArgument: if no step of the task was recorded, or the accuracy is impossible.
             RunFolderError, NonFiniteError: as `record` does.
         """
-        accuracy = float(test_accuracy)
-        possible = math.isnan(accuracy) or 0 <= accuracy <= 1
-        require(possible, "test_accuracy", accuracy, "must be a share between 0 and 1")
+        task = kept_task(task)
+        accuracy = float(kept_share("test_accuracy", test_accuracy))
         try:
             self.flush()
         finally:
@@ -207,13 +208,41 @@ class Recorder:
     def flush(self) -> None:
         """Write the steps recorded since the last part as a part of their own."""
         part = self._part
-        if not part.rows:
+        if not part.count:
             return
         columns = part.columns(self.block_names)
-        path = self.folder.trajectory / f"part-{part.number:05d}.parquet"
-        write_table(path, columns)
+        write_table(part_file(self.folder.trajectory, part.number), columns)
         self._part = part.successor(columns)
-        self._check_finite(columns)
+        check = getattr(self._optimizer, "check_finite", None)
+        if check is not None:
+            check()
+        part.check_finite(columns, self.block_names)
+
+    def state(self) -> dict[str, Any]:
+        """Everything from which ``Recorder(..., resume=state)`` goes on, after a kill as well.
+
+        Holds numbers, text and tensors only: ``torch.load(weights_only=True)`` reads it. Writes no
+        part and ends none, so that the files of a run that goes on are those of one that was never
+        stopped. Shares nothing with the recorder.
+
+        Raises:
+            RunFolderError: if the recorder is closed.
+        """
+        self._check_open()
+        self._part = self._part.pack(self._n_blocks)  # what is kept on a device is fetched once
+        return {
+            "blocks": list(self.block_names),
+            **self._part.state(self._n_blocks),
+            "seconds": time.monotonic() - self._started,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave of this recorder, or of the one that it was resumed from."""
+        self._part = Part.restored(state, self.block_names)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RunFolderError(f"{self.folder.path} is closed: record into a new Recorder")
 
     def close(self, summary: dict[str, Any] | None = None) -> None:
         """Write everything and finish the run.
@@ -231,16 +260,15 @@ class Recorder:
         as_json("summary", given)
         self.flush()
         self._write_tasks()
-        totals = self._part.tasks.values()
-        correct = sum(task.correct for task in totals)
         facts = {
-            "steps": self.steps,
-            "tasks": len(totals),
-            "cumulative_accuracy": null_if_nan(correct / self.steps if self.steps else math.nan),
+            **self._part.totals(),
             "seconds": round(time.monotonic() - self._started, 3),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         self.folder.write_json(self.folder.summary_file, as_json("summary", {**facts, **given}))
+        if self._checkpoint is not None:
+            with suppress(RunFolderError):  # the run is finished; a later start removes them
+                self._checkpoint.clear()
         self._release()
 
     def _release(self) -> None:
@@ -262,22 +290,11 @@ class Recorder:
             self.close()
         elif not self._closed:
             try:
-                with suppress(ClmetaError):  # the error on its way out says more
-                    self.flush()
-                with suppress(ClmetaError):
-                    self._write_tasks()
+                for keep in (self.flush, self._write_tasks):
+                    with suppress(ClmetaError):  # the error on its way out says more
+                        keep()
             finally:
                 self._release()
-
-    def _check_finite(self, columns: dict[str, np.ndarray]) -> None:
-        check = getattr(self._optimizer, "check_finite", None)
-        if check is not None:
-            check()
-        for name in self.block_names:
-            finite = np.isfinite(columns[f"alpha.{name}"])
-            if not finite.all():
-                step = columns["step"][int(np.argmin(finite))]
-                raise NonFiniteError(f"step {step}: the step size of block {name!r} is not finite")
 
     def _write_tasks(self) -> None:
         write_table(self.folder.tasks_file, task_columns(self._part.tasks))

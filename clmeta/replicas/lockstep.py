@@ -32,20 +32,21 @@ class Segment:
 
 
 class _Source:
-    """One stream's batches, with a block of them at hand."""
+    """One stream's batches from a step on, with a block of them at hand."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, step: int) -> None:
         self.stream = stream
-        self.blocks = self._all()
+        self.blocks = self._from(step)
         self.next: tuple[Tensor, Tensor, int, bool] | None = next(self.blocks, None)
         self.advance()
 
-    def _all(self) -> Iterator[tuple[Tensor, Tensor, int, bool]]:
+    def _from(self, step: int) -> Iterator[tuple[Tensor, Tensor, int, bool]]:
         """(batches, labels, task, whether the task ends here), whole batches apart from a rest."""
         size = self.stream.batch_size
-        for task in range(self.stream.n_tasks):
-            left = self.stream.n_samples(task)
-            for images, labels in self.stream.blocks(task):
+        first, start = self.stream.locate(step)
+        for task in range(first, self.stream.n_tasks):
+            left = self.stream.n_samples(task) - start * size
+            for images, labels in self.stream.blocks(task, start):
                 left -= len(labels)
                 whole, rest = len(labels) // size, len(labels) % size
                 cut = whole * size
@@ -54,6 +55,7 @@ class _Source:
                     yield x, labels[:cut].view(whole, size), task, left == 0 and rest == 0
                 if rest:
                     yield images[None, cut:], labels[None, cut:], task, left == 0
+            start = 0
 
     def advance(self) -> None:
         if self.next is None:
@@ -70,10 +72,15 @@ class _Source:
 
 
 class Lockstep:
-    """The same numbers of steps of several streams, until one ends; then of those that are kept."""
+    """The same numbers of steps of several streams, until one ends; then of those that are kept.
 
-    def __init__(self, streams: Sequence[Stream]) -> None:
-        self._sources = [_Source(stream) for stream in streams]
+    Args:
+        streams: the streams.
+        step: of all of them, with which to begin.
+    """
+
+    def __init__(self, streams: Sequence[Stream], step: int = 0) -> None:
+        self._sources = [_Source(stream, step) for stream in streams]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these streams only."""

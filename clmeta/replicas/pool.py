@@ -53,10 +53,10 @@ void backward(long rows, long width, long positive, const T *restrict g, const T
 def _program(dtype: torch.dtype) -> ctypes.CDLL | None:
     try:
         program = _cc.load(SOURCE.replace("@T@", C_TYPES[dtype]))
+        _cc.declare(program, "pool", "llpp")
+        _cc.declare(program, "backward", "lllppp")
     except _cc.CannotBuild:
         return None
-    _cc.declare(program.pool, "llpp")
-    _cc.declare(program.backward, "lllppp")
     return program
 
 

@@ -20,7 +20,7 @@ from clmeta.replicas.lockstep import Segment
 from clmeta.replicas.network import BatchedNetwork, NotBatchable
 from clmeta.replicas.stack import stack
 from clmeta.rules import Rule
-from clmeta.runs.runner import Prepared
+from clmeta.runs.prepared import Prepared
 
 Results = tuple[Tensor, Tensor, Tensor]
 

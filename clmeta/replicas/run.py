@@ -9,60 +9,27 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from clmeta.errors import ClmetaError, RunFolderError, require
+from clmeta.ground.checks import count_or_none, listed, whole
+from clmeta.ground.reading import as_path
 from clmeta.record.runfolder import RunFolder
 from clmeta.replicas.chunk import Chunk
+from clmeta.replicas.going_on import Home, Member, begun_chunks, remove_spent
 from clmeta.replicas.network import NotBatchable
 from clmeta.replicas.program import Program, ReplicaWarning
+from clmeta.replicas.progress import OnReplicasProgress, ReplicasFailed, ReplicasProgress, Tally
 from clmeta.replicas.size import ELSEWHERE, ELSEWHERE_ON_DEVICE, choose_chunk, most_that_fit
 from clmeta.replicas.together import together
 from clmeta.runs.config import RunConfig
-from clmeta.runs.runner import Prepared, numerics, prepare, run
+from clmeta.runs.prepared import Prepared, prepare
+from clmeta.runs.runner import numerics, run
+from clmeta.runs.several import run_configs
 
-#: Seconds between two reports of progress.
-REPORT_EVERY = 0.25
-
-
-class ReplicasFailed(ClmetaError):
-    """Some runs ended by an error; all others are finished.
-
-    Attributes:
-        errors: number of each failed run, in the order of the configs, to its error.
-    """
-
-    def __init__(self, errors: dict[int, BaseException], folders: Sequence[Path]) -> None:
-        self.errors = errors
-        first = min(errors)
-        text = f"{len(errors)} of {len(folders)} runs failed; {folders[first]}: {errors[first]}"
-        super().__init__(text)
-
-
-@dataclass(frozen=True)
-class ReplicasProgress:
-    """Where all runs of a call stand.
-
-    Attributes:
-        step: steps done, over all runs.
-        steps: steps of all runs.
-        finished, failed: numbers of runs.
-        runs: number of all runs.
-    """
-
-    step: int
-    steps: int
-    finished: int
-    failed: int
-    runs: int
-
-
-OnReplicasProgress = Callable[[ReplicasProgress], object]
 Numbered = tuple[int, RunConfig, Path]
 
 
@@ -73,8 +40,12 @@ def run_replicas(
     on_progress: OnReplicasProgress | None = None,
     chunk: int | None = None,
     overwrite: bool = False,
+    along: bool = False,
 ) -> list[Path]:
     """Train and record all runs, batching those that share network and rule pair.
+
+    Runs that were batched and killed go on from their last checkpoint, in the batch that they
+    began in, whatever ``chunk`` is by then.
 
     Runs of one batch may differ in seed, stream, alpha0, eta, gamma, weight decay, bounds and
     blocks. Networks that cannot be batched, torch optimisers as base, and strategies other than
@@ -87,6 +58,8 @@ def run_replicas(
         chunk: how many learners at most train at a time; by default found by a short measurement
             within the memory there is.
         overwrite: replace finished runs.
+        along: leave finished runs as they are, but let them train along, so that those they are
+            batched with round as they would have.
 
     Returns:
         The folders, as paths.
@@ -97,26 +70,71 @@ def run_replicas(
         ReplicasFailed: after all runs, if some ended by an error of their own (a non-finite
             update, a full disk); what they recorded is kept.
     """
-    paths = [Path(folder) for folder in folders]
+    configs = run_configs("configs", configs)
+    paths = [as_path("folders", folder) for folder in listed("folders", folders)]
     require(len(paths) == len(configs), "folders", paths, f"give one for each of {len(configs)}")
     distinct = len({path.resolve() for path in paths}) == len(paths)
     require(distinct, "folders", paths, "two runs share a folder")
-    require(chunk is None or chunk >= 1, "chunk", chunk, "must be at least 1")
-    for path in paths:
+    chunk = count_or_none("chunk", chunk)
+    for path in () if along else paths:
         RunFolder(path).check_free(overwrite)
-    groups: dict[str, list[Numbered]] = {}
+    for beside in {path.resolve().parent for path in paths}:
+        remove_spent(beside)
     steps = []
-    for number, (config, path) in enumerate(zip(configs, paths, strict=True)):
+    begun, waiting = ([], range(len(configs))) if overwrite else begun_chunks(configs, paths)
+    kinds = []
+    for config in configs:
         prepared = prepare(config)
         steps.append(len(prepared.stream))
-        groups.setdefault(_group(prepared), []).append((number, config, path))
-    tally = _Tally(sum(steps), len(configs), on_progress)
-    for members in groups.values():
-        _run_group(members, steps, chunk, overwrite, tally)
+        kinds.append(_group(prepared))
+    tally = Tally(sum(steps), len(configs), on_progress)
+    for home, members in begun:
+        with numerics(members[0].config.threads):
+            ends = Chunk(members, home, False, tally.add, begun=True).train()
+        tally.end(ends)
+        numbers = {member.number for member in members if member.folder is not None}
+        waiting = sorted({*waiting, *(numbers - ends.keys())})
+    groups: dict[str, list[Numbered]] = {}
+    for number in waiting:
+        groups.setdefault(kinds[number], []).append((number, configs[number], paths[number]))
+    for group in groups.values():
+        _run_group(group, steps, chunk, overwrite, tally)
     tally.report()
     if tally.errors:
         raise ReplicasFailed(tally.errors, paths)
     return paths
+
+
+def repeat_together(
+    config: RunConfig,
+    folder: str | os.PathLike[str],
+    company: Sequence[RunConfig | None],
+    *,
+    on_progress: OnReplicasProgress | None = None,
+) -> Path:
+    """Repeat one run of several that trained together; the others train along, unrecorded.
+
+    Args:
+        config: the run.
+        folder: its folder.
+        company: all of them in order, as `clmeta.replicas.company.company_of` gives them.
+        on_progress: as for `run_replicas`.
+
+    Raises:
+        ClmetaError, OSError: what ended the run.
+    """
+    path = as_path("folder", folder)
+    members = [Member(config, path, 0) if each is None else Member(each, None) for each in company]
+    home = Home.of(
+        [(path if m.folder else path / str(at), m.config) for at, m in enumerate(members)]
+    )
+    tally = Tally(sum(len(prepare(m.config).stream) for m in members), 1, on_progress)
+    with numerics(config.threads):
+        error = Chunk(members, home, False, tally.add).train().get(0)
+    tally.report()
+    if error is not None:
+        raise error
+    return path
 
 
 def learners_at_a_time(
@@ -141,13 +159,15 @@ def learners_at_a_time(
     Raises:
         BadArgument: for a config that cannot work.
     """
+    configs, processes = run_configs("configs", configs), whole("processes", processes, least=1)
+    chunk = count_or_none("chunk", chunk)
     measure = measure and chunk is None
     config = configs[0] if measure else dataclasses.replace(configs[0], device="cpu")
     if config.strategy != "plain" or len(configs) == 1:
         return 1
     prepared = prepare(config)
     try:
-        Program([prepared])
+        Program([prepared], prepared.config.engine)
         if measure:
             return choose_chunk(configs, len(prepared.stream) * len(configs), processes)
     except NotBatchable:
@@ -172,7 +192,7 @@ def _run_group(
     steps: Sequence[int],
     size: int | None,
     overwrite: bool,
-    tally: _Tally,
+    tally: Tally,
 ) -> None:
     config = members[0][1]
     # Learners of equal length end together.
@@ -185,8 +205,7 @@ def _run_group(
                 total = sum(steps[number] for number, *_ in members)
                 size = choose_chunk([c for _, c, _ in members], total)
             for part in _even(members, size):
-                ends = Chunk(part, overwrite, tally.add).train()
-                tally.end(ends)
+                tally.end(_chunk(part, overwrite, tally).train())
         except NotBatchable as reason:
             warnings.warn(
                 f"model={config.model!r}: {len(members)} runs go one by one: {reason}",
@@ -197,6 +216,16 @@ def _run_group(
                 _run_alone(member, overwrite, tally)
 
 
+def _chunk(part: Sequence[Numbered], overwrite: bool, tally: Tally) -> Chunk:
+    """Learners that begin; finished ones that are not to be replaced train along."""
+    home = Home.of([(path, config) for _, config, path in part])
+    members = []
+    for number, config, path in part:
+        done = RunFolder(path).finished and not overwrite
+        members.append(Member(config, None) if done else Member(config, path, number))
+    return Chunk(members, home, overwrite, tally.add)
+
+
 def _even(members: list[Numbered], size: int) -> list[list[Numbered]]:
     """As few parts of at most ``size`` as possible, of about equal sizes."""
     count = -(-len(members) // size)
@@ -204,9 +233,11 @@ def _even(members: list[Numbered], size: int) -> list[list[Numbered]]:
     return [members[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def _run_alone(member: Numbered, overwrite: bool, tally: _Tally) -> None:
+def _run_alone(member: Numbered, overwrite: bool, tally: Tally) -> None:
     number, config, folder = member
     done = 0
+    if RunFolder(folder).finished and not overwrite:
+        return
 
     def progress(at: Any) -> None:
         nonlocal done
@@ -219,34 +250,6 @@ def _run_alone(member: Numbered, overwrite: bool, tally: _Tally) -> None:
         tally.end({number: error})
     else:
         tally.end({number: None})
-
-
-class _Tally:
-    """Counts steps and ends, and reports now and then."""
-
-    def __init__(self, steps: int, runs: int, on_progress: OnReplicasProgress | None) -> None:
-        self.steps, self.runs, self.on_progress = steps, runs, on_progress
-        self.done = self.finished = 0
-        self.errors: dict[int, BaseException] = {}
-        self.due = time.monotonic() + REPORT_EVERY
-
-    def add(self, steps: int) -> None:
-        self.done += steps
-        if time.monotonic() >= self.due:
-            self.report()
-
-    def end(self, ends: dict[int, BaseException | None]) -> None:
-        for number, error in ends.items():
-            if error is None:
-                self.finished += 1
-            else:
-                self.errors[number] = error
-
-    def report(self) -> None:
-        if self.on_progress is not None:
-            state = (self.done, self.steps, self.finished, len(self.errors), self.runs)
-            self.on_progress(ReplicasProgress(*state))
-            self.due = time.monotonic() + REPORT_EVERY
 
 
 __all__ = [

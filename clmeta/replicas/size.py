@@ -11,7 +11,7 @@ from clmeta.ground.machine import GIB, available_bytes
 from clmeta.replicas.lockstep import Lockstep
 from clmeta.replicas.program import Program, rules_of
 from clmeta.runs.config import RunConfig
-from clmeta.runs.runner import Prepared, prepare
+from clmeta.runs.prepared import Prepared, prepare
 
 #: Chunks to try, and the one to take where measuring would cost more than it brings.
 CANDIDATES = (4, 8, 16, 32)
@@ -91,7 +91,7 @@ def choose_chunk(configs: Sequence[RunConfig], total_steps: int, processes: int 
 
 def step_seconds(prepared: Prepared, size: int, repeats: int = 8) -> float:
     """Least time of a step of ``size`` copies of one learner."""
-    program = Program([prepared] * size)
+    program = Program([prepared] * size, prepared.config.engine)
     segment = next(iter(Lockstep([prepared.stream] * size)))
     best = float("inf")
     for at in range(min(repeats + 2, len(segment.y))):

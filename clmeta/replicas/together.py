@@ -6,11 +6,8 @@ import json
 from collections.abc import Hashable
 
 from clmeta.blocks import FINE
-from clmeta.runs.config import OPTIONS, RunConfig
+from clmeta.runs.config import OPTIONS, PROCESS, RunConfig
 from clmeta.runs.options import DATA
-
-#: Options that change nothing of what comes out, but the process that it comes out of.
-PROCESS = ("device", "threads")
 
 
 def together(config: RunConfig, shape: Hashable = None) -> str:

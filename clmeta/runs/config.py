@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clmeta.errors import BadArgument, bad, require
+from clmeta.errors import BadArgument, bad
 from clmeta.ground.checks import (
     ALPHA0,
     ETA,
@@ -21,19 +21,21 @@ from clmeta.ground.checks import (
     GAMMA,
     HESSIANS,
     NONFINITE,
-    NUMBERS,
     WEIGHT_DECAY,
-    check_numbers,
+    mapping,
 )
 from clmeta.ground.names import learner_label, shown
-from clmeta.ground.seeds import check_seed
+from clmeta.ground.reading import loads
+from clmeta.record.interval import DEFAULT
 from clmeta.runs.files import read_options
+from clmeta.runs.limits import MOST_CORES, TOGETHER, check_run_numbers
 from clmeta.runs.options import DATA, LEARNER, RUN, STEPS, documented, option, options_of
 from clmeta.runs.parse import among, write_value
 
 Blocks = str | Mapping[str, Any]
 ByBlock = float | Mapping[str, float]
 Bound = float | None
+Every = int | str | None
 
 #: What a config.json holds beside the options: facts of the run, which repeat by themselves.
 FACTS = "resolved"
@@ -151,15 +153,40 @@ class RunConfig:
         choices=HESSIANS,
         adaptive=True,
     )
+    engine: str = option(
+        "auto",
+        "What makes the steps, see clmeta list engines; auto: the fastest that there is.",
+        STEPS,
+        identity=False,
+    )
     imports: tuple[str, ...] = option(
         (), "Module to import first, which registers names of your own.", RUN, identity=False
     )
     seed: int = option(0, "Seed of data order and initial weights.", RUN, apart=False)
     device: str = option("cpu", "cpu, cuda, cuda:1, ...", RUN, identity=False)
     threads: int = option(
-        1, "CPU threads of a run; at batch size one, 1 is fastest.", RUN, least=1, identity=False
+        1,
+        "CPU threads of a run; at batch size one, 1 is fastest.",
+        RUN,
+        least=1,
+        most=MOST_CORES,
+        identity=False,
+    )
+    checkpoint_every: Every = option(
+        DEFAULT,
+        "Between two checkpoints, from which a killed run goes on: time (60s, 5min) or steps "
+        "(1000); none for none.",
+        RUN,
+        identity=False,
     )
     evaluate: bool = option(True, "Measure test accuracy at each task's end.", RUN, apart=False)
+    save_model: bool = option(
+        False,
+        "Keep the final weights in the run's folder, for clmeta.load_model.",
+        RUN,
+        identity=False,
+        apart=False,
+    )
     name: str | None = option(
         None,
         "What tables and figures call the method.",
@@ -171,7 +198,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name, each in OPTIONS.items():
             object.__setattr__(self, name, each.plain(getattr(self, name)))
-        _check_numbers(self)
+        check_run_numbers({name: getattr(self, name) for name in TOGETHER})
 
     @property
     def method(self) -> str:
@@ -206,6 +233,7 @@ class RunConfig:
         Raises:
             BadArgument: for an unknown option, or as the class does.
         """
+        options = mapping("options", options)
         kept = {name: value for name, value in options.items() if name not in (FACTS, "method")}
         for name in kept:
             if name not in OPTIONS:
@@ -216,7 +244,7 @@ class RunConfig:
     def from_json(cls, text: str) -> RunConfig:
         """A config from JSON text. Raises BadArgument if it is none."""
         try:
-            options = json.loads(text)
+            options = loads(text)
         except ValueError as error:
             raise BadArgument(f"config: not JSON ({error}); pass a run's config.json") from None
         if not isinstance(options, dict):
@@ -224,13 +252,18 @@ class RunConfig:
         return cls.from_dict(options)
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> RunConfig:
+    def from_file(cls, path: str | os.PathLike[str], *, trust: bool = False) -> RunConfig:
         """A config from a run's folder or ``config.json``, or another file of options.
+
+        Args:
+            path: the folder or file.
+            trust: take one that names code of its own (``package.module:name``, ``imports``),
+                which a run of it loads.
 
         Raises:
             BadArgument: naming the file and what is wrong with it.
         """
-        options = read_options(path)
+        options = read_options(path, trust=trust)
         try:
             return cls.from_dict(options)
         except BadArgument as error:
@@ -256,19 +289,5 @@ class RunConfig:
 OPTIONS = options_of(RunConfig)
 #: Options that change where or how fast a run goes, not what comes out.
 NOT_IDENTITY = tuple(name for name, each in OPTIONS.items() if not each.identity)
-
-
-def _check_numbers(config: RunConfig) -> None:
-    usual = dict(zip(NUMBERS, (ALPHA0, ETA, GAMMA, WEIGHT_DECAY), strict=True))
-    for name in NUMBERS:
-        value = getattr(config, name)
-        for number in value.values() if isinstance(value, Mapping) else (value,):
-            check_numbers({**usual, name: number})
-    low, high = config.alpha_min, config.alpha_max
-    require(low is None or 0 <= low < math.inf, "alpha_min", low, "must lie in [0, infinity)")
-    require(high is None or high > (low or 0), "alpha_max", high, f"must exceed alpha_min={low}")
-    first = config.alpha0
-    for number in first.values() if isinstance(first, Mapping) else (first,):
-        inside = (low or 0) <= number <= (math.inf if high is None else high)
-        require(inside, "alpha0", first, f"must lie between alpha_min={low} and alpha_max={high}")
-    check_seed(config.seed)
+#: Options that change nothing of what comes out but its rounding.
+PROCESS = ("device", "threads", "engine")

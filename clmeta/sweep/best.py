@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from clmeta.errors import bad, require
+from clmeta.errors import RunFolderError, bad, require
+from clmeta.ground.checks import check_level, mapping
 from clmeta.ground.names import flatten, method_labels, seed_of
 from clmeta.record.find import find_runs
 from clmeta.record.runfolder import RunFolder
 from clmeta.sweep.metrics import METRICS, Metric
+from clmeta.sweep.spec import whole_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,10 +86,13 @@ def best(
     Raises:
         BadArgument: for an unknown metric or option, seeds that no run has, seeds both chosen and
             reported on, or an option without two values in any method.
-        RunFolderError: if there is no finished run.
+        RunFolderError: if there is no finished run, or one has no seed or is damaged.
     """
-    chosen = METRICS.get(metric, "metric")
-    frame = _frame(folders, option, chosen, where or {})
+    chosen, level = METRICS.get(metric, "metric"), check_level(level)
+    tune_seeds = None if tune_seeds is None else whole_seeds(tune_seeds, "tune_seeds")
+    report_seeds = None if report_seeds is None else whole_seeds(report_seeds, "report_seeds")
+    require(isinstance(option, str), "option", option, "must be the name of an option")
+    frame = _frame(folders, option, chosen, {} if where is None else mapping("where", where))
     _seeds(frame, tune_seeds, report_seeds)  # of all methods, to find seeds that no run has
     found = []
     for method, group in frame.groupby("method", sort=False):
@@ -122,8 +127,10 @@ def _frame(
     for i in kept:
         value = flat[i].get(option)
         score = metric.read(runs[i]) if runs[i].finished else math.nan
-        key = json.dumps(value, sort_keys=True)
-        rows.append({"key": key, "value": value, "seed": seed_of(flat[i]), "score": score})
+        key, seed = json.dumps(value, sort_keys=True), seed_of(flat[i])
+        if seed is None:
+            raise RunFolderError(f"{runs[i].config_file} has no seed, by which values are compared")
+        rows.append({"key": key, "value": value, "seed": seed, "score": score})
     frame = pd.DataFrame(rows)
     configs = [{k: v for k, v in runs[i].config.items() if k != "method"} for i in kept]
     frame["method"] = method_labels(configs, ignore=[option])

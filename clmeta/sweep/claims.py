@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from clmeta.errors import RunFolderError
+from clmeta.ground.reading import loads
 
 #: Seconds between two signs of life of a claim's holder.
 BEAT = 5.0
@@ -121,18 +122,30 @@ class Claims:
         return True
 
     def release(self, names: Iterable[str]) -> None:
-        """Give claims up; those that this process does not hold are left alone."""
+        """Give claims up; those that this process does not hold are left alone.
+
+        One that cannot be removed, where a folder was closed, ends with this process.
+        """
         for name in names:
             self.held.discard(name)
             if self._read(name).get("token") == self.token:
-                self._path(name).unlink(missing_ok=True)
+                with suppress(OSError):
+                    self._path(name).unlink()
 
     def holder_alive(self, name: str) -> bool:
         """Whether another process holds ``name`` and gives signs of life."""
         if not self._path(name).exists():
             return False
         with self._probe() as probe:
-            return self._alive(name, self._read(name), probe.now)
+            return self._alive(self._path(name), self._read(name), probe.now)
+
+    def remove_dead(self) -> None:
+        """Remove what processes that are known to be dead have left; of others nothing."""
+        with suppress(OSError), self._probe() as probe:
+            for path in self.folder.iterdir():
+                owner = _content(path)
+                if path != probe.path and not self._alive(path, owner, probe.now):
+                    self._clear(path, owner)
 
     def remove_if_empty(self) -> None:
         """Remove the folder of claims and the one it is in, where nothing is left in them."""
@@ -159,7 +172,7 @@ class Claims:
                         self.held.add(name)
                         return True
                     owner = self._read(name)
-                    if self._alive(name, owner, probe.now):
+                    if self._alive(path, owner, probe.now):
                         return False
                     self._clear(path, owner)
         except RunFolderError:
@@ -178,15 +191,17 @@ class Claims:
                     os.link(aside, path)
             aside.unlink()
 
-    def _alive(self, name: str, owner: dict[str, Any], now: float) -> bool:
+    def _alive(self, path: Path, owner: dict[str, Any], now: float) -> bool:
         if owner.get("token") == self.token:
             return False
         if owner.get("job") is not None and owner["job"] == self.owner["job"]:
             return False
-        if owner.get("machine") == self.owner["machine"]:
+        here = owner.get("machine") == self.owner["machine"]
+        if here and isinstance(owner.get("birth"), str) and type(owner.get("pid")) is int:
             return birth(owner["pid"]) == owner["birth"]
         try:
-            return now - self._path(name).stat().st_mtime < self.patience
+            # A sign of life from the future is none: somebody's clock was wrong.
+            return abs(now - path.stat().st_mtime) < self.patience
         except FileNotFoundError:
             return False
 
@@ -246,7 +261,7 @@ class _Probe:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

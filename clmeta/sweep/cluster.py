@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,11 @@ from typing import Any
 from rich.console import Console
 
 from clmeta.errors import BadArgument, ClmetaError, bad
+from clmeta.ground.checks import mapping, positive, whole
 from clmeta.ground.machine import GIB
-from clmeta.record.runfolder import write_atomically
+from clmeta.ground.reading import as_path
+from clmeta.ground.signals import Terminated, stopping
+from clmeta.record.files import write_atomically
 from clmeta.sweep.jobs import Event, OnEvent
 from clmeta.sweep.plan import PRIVATE, Chunk
 from clmeta.sweep.work import do_chunk
@@ -39,9 +43,10 @@ def minutes(text: Any) -> int:
     Raises:
         BadArgument: for anything else.
     """
-    if isinstance(text, int) and text > 0:
+    if type(text) is int and 0 < text < 10**9:
         return text
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+)(?::(\d+))?", str(text))
+    form = r"(?:(\d{1,9})-)?(?:(\d{1,9}):)?(\d{1,9})(?::(\d{1,9}))?"
+    match = re.fullmatch(form, text) if isinstance(text, str) else None
     if match is None or not any(int(part or 0) for part in match.groups()):
         bad("time", text, "write minutes, hours:minutes:seconds or days-hours:minutes:seconds")
     days, first, middle, last = (int(part or 0) for part in match.groups())
@@ -54,8 +59,12 @@ def minutes(text: Any) -> int:
     return days * 1440 + first * 60 + middle + (last > 0)
 
 
+#: What submitit has a cluster send to a task that has to leave soon.
+LEAVE = signal.SIGUSR2
+
+
 class ChunkTask:
-    """What a task of the cluster does; preempted, it is requeued and does what is then missing."""
+    """What a task of the cluster does; preempted, it saves, is requeued and goes on from there."""
 
     def __call__(self, chunk: Chunk) -> list[Event]:
         """Do a chunk; returns what became of its runs."""
@@ -74,7 +83,14 @@ class ChunkTask:
                 _note_progress(chunk, event)
 
         job = submitit.JobEnvironment().job_id
-        do_chunk(0, chunk, tell, job=str(job), fatal=(UncompletedJobError,))
+        leave = signal.getsignal(LEAVE)
+        try:
+            with stopping(also=(LEAVE,)):
+                do_chunk(0, chunk, tell, job=str(job), fatal=(UncompletedJobError,))
+        except Terminated as asked:
+            if asked.signum != LEAVE or not callable(leave):
+                raise
+            leave(LEAVE, None)  # submitit's: it queues the task again and ends this process
         return said
 
     def checkpoint(self, chunk: Chunk) -> Any:
@@ -104,11 +120,14 @@ class ClusterLauncher:
         self, output: Path, options: Mapping[str, Any] | None = None, *, cluster: str = "slurm"
     ) -> None:
         given: dict[str, Any] = {"array_parallelism": TASKS, "cpus_per_task": 1, "name": "clmeta"}
-        given.update(options or {})
+        given.update({} if options is None else mapping("options", options))
         timeout = minutes(given.pop("time", MINUTES))
         self.cluster = cluster
-        self.at_a_time = int(given["array_parallelism"])
         self.memory: int | None = None
+        self.at_a_time = whole("array_parallelism", given["array_parallelism"], least=1)
+        if "mem_gb" in given:
+            self.memory = int(positive("mem_gb", given["mem_gb"]) * GIB)
+        output = as_path("output", output)
         try:
             submitit = importlib.import_module("submitit")
         except ModuleNotFoundError:
@@ -118,10 +137,8 @@ class ClusterLauncher:
             folder = output / PRIVATE / "tasks" / "%j"
             self.executor = submitit.AutoExecutor(folder=folder.absolute(), cluster=cluster)
             self.executor.update_parameters(timeout_min=timeout, **named)
-            if "mem_gb" in given:
-                self.memory = int(float(given["mem_gb"]) * GIB)
-        except (RuntimeError, ValueError, NameError, TypeError) as error:
-            said = str(error).strip().splitlines()
+        except (RuntimeError, ValueError, NameError, TypeError, AssertionError) as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
             mend = "use it where sbatch and srun are, with options that submitit knows"
             raise BadArgument(f"launcher={cluster!r}: {said[0]}; {mend}") from None
 

@@ -29,7 +29,7 @@ def run_folder(output: Path, config: RunConfig) -> Path:
     for word in _differing(config):
         if len("-".join([*words, word])) <= LONGEST:
             words.append(word)
-    return output / file_name(*words, "seed", str(config.seed), config.key())
+    return output / "-".join([file_name(*words), file_name("seed", str(config.seed), config.key())])
 
 
 def _differing(config: RunConfig) -> list[str]:
@@ -60,7 +60,7 @@ def default_output(configs: Sequence[RunConfig]) -> Path:
     first = configs[0]
     words = [short_name(first.stream), Path(short_name(first.dataset)).stem]
     words += learner(first.to_dict()) if len(methods) == 1 else [f"{len(methods)}-methods"]
-    return Path("runs") / file_name(*words, digest[:6])
+    return Path("runs") / f"{file_name(*words)}-{digest[:6]}"
 
 
 def seed_folders(output: Path, configs: Iterable[RunConfig]) -> list[Path]:

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from clmeta.ground.signals import stopping
+
 #: Seconds that an interrupted process has to write what it recorded.
 GRACE = 30.0
 
@@ -78,18 +80,13 @@ def run_jobs(jobs: Sequence[Any], processes: int, tell: OnEvent, do: Do) -> list
 
 
 def _work(pipe: Connection, do: Do) -> None:
-    """A worker process: jobs come in, events go out; SIGTERM interrupts, SIGINT is the parent's."""
+    """A worker process: jobs come in, events go out; SIGTERM stops it, all else is the parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _interrupt)
-    with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError), stopping():
         while True:
             number, job = pipe.recv()
             do(number, job, pipe.send)
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the writing
-    raise KeyboardInterrupt
 
 
 class _Pool:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from clmeta.errors import RunFolderError
 from clmeta.lookup import Wanted, takes
 from clmeta.record.runfolder import RunFolder
 from clmeta.registry import Registry
@@ -48,35 +52,38 @@ def metric(
     return enter
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def _share(folder: RunFolder, name: str) -> float:
+    """A share that the run's summary holds; NaN where it was not measured."""
+    value: Any = folder.summary.get(name)
+    value = math.nan if value is None else value
+    if type(value) not in (int, float) or not (0 <= value <= 1 or value != value):
+        raise RunFolderError(
+            f"{folder.summary_file}: {name}={value!r} is no share between 0 and 1: repeat the run"
+        )
+    return float(value)
 
 
 @metric("cumulative_accuracy")
 def cumulative_accuracy(folder: RunFolder) -> float:
     """Online accuracy over all steps: share predicted right before the update."""
-    return _number(folder.summary.get("cumulative_accuracy"))
+    return _share(folder, "cumulative_accuracy")
 
 
 @metric("test_accuracy")
 def test_accuracy(folder: RunFolder) -> float:
     """Accuracy on each task's test set at the task's end, mean over tasks."""
-    return _number(folder.summary.get("mean_test_accuracy"))
+    return _share(folder, "mean_test_accuracy")
 
 
 @metric("last_task_accuracy")
 def last_task_accuracy(folder: RunFolder) -> float:
     """Online accuracy within the last task."""
-    import pandas as pd
-
-    return float(pd.read_parquet(folder.tasks_file)["online_accuracy"].iloc[-1])
+    accuracies = folder.read_tasks()["online_accuracy"]
+    return float(accuracies[-1]) if len(accuracies) else math.nan
 
 
 @metric("loss", higher=False, share=False)
 def loss(folder: RunFolder) -> float:
     """Mean loss over all steps, each before its update (nats); NaN if one was not finite."""
-    import numpy as np
-    import pandas as pd
-
-    losses = pd.read_parquet(folder.trajectory, columns=["loss"])["loss"].to_numpy(np.float64)
+    losses = folder.read_trajectory(["loss"])["loss"].astype(np.float64)
     return float(losses.mean()) if np.isfinite(losses).all() else math.nan

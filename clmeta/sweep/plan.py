@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from clmeta.errors import RunFolderError
-from clmeta.record.runfolder import RunFolder, write_atomically
+from clmeta.ground.reading import loads
+from clmeta.record.files import write_atomically
+from clmeta.record.runfolder import RunFolder
 from clmeta.runs.config import RunConfig
 from clmeta.sweep.folders import run_folder
 
@@ -25,14 +27,23 @@ MOST = 32
 MOST_ON_DEVICE = 256
 #: Where a sweep keeps its own files, inside its output folder.
 PRIVATE = ".sweep"
+#: In the folder of a run that failed: why.
+ERROR = "error.json"
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep: its config and its folder."""
+    """One run of a sweep.
+
+    Attributes:
+        config: the run.
+        folder: its folder.
+        company: with whom it is to train, to repeat one that did (`clmeta.replicas.company`).
+    """
 
     config: RunConfig
     folder: Path
+    company: tuple[RunConfig | None, ...] = ()
 
     @property
     def name(self) -> str:
@@ -46,11 +57,15 @@ class SweepRun:
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """What ``error.json`` says about the last failure: ``error, trace, alone, time``."""
+        """What ``error.json`` says about the last failure: ``error, trace, alone, time``.
+
+        None without one, or where it is damaged: the run is then simply done again.
+        """
         try:
-            return json.loads((self.folder / "error.json").read_text(encoding="utf-8"))
+            said = loads((self.folder / ERROR).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        return said if isinstance(said, dict) and isinstance(said.get("error"), str) else None
 
     @property
     def failed_alone(self) -> bool:
@@ -88,7 +103,8 @@ def plan(
 ) -> list[Chunk]:
     """Chunks that hold every unfinished run, those planned before unchanged.
 
-    Only chunks larger than ``chunk``, planned before by another size, are planned anew.
+    Only chunks larger than ``chunk``, planned before by another size, are planned anew, and of
+    those only what has no checkpoint to go on from.
 
     Call it while no other process plans in the same folder (`clmeta.sweep.claims`).
 
@@ -104,6 +120,7 @@ def plan(
     Raises:
         RunFolderError: if the plan cannot be read or written.
     """
+    from clmeta.replicas.going_on import homes
     from clmeta.replicas.run import learners_at_a_time
     from clmeta.replicas.together import together
 
@@ -112,10 +129,11 @@ def plan(
     written: list[list[str]] = []
     kept: list[list[str]] = []
     waiting = {run.name: run for run in runs if not run.finished}
+    going = [set(home.names) for home in homes(output)]
     for names in _read(file):
         to_do = all(name in by_name for name in names) and any(name in waiting for name in names)
-        if to_do and chunk is not None and len(names) > chunk:
-            continue  # a chunk size asked for holds for all that is still to be done
+        if to_do and chunk is not None and len(names) > chunk and not _begun(names, going):
+            continue  # a chunk size asked for holds for all that is still to begin
         written.append(names)
         if to_do:
             kept.append(names)
@@ -146,9 +164,16 @@ def plan(
     return [Chunk(tuple(by_name[name] for name in names), output) for names in kept + added]
 
 
+def _begun(names: Sequence[str], going: Sequence[set[str]]) -> bool:
+    return any(each.issubset(names) for each in going)
+
+
 def _read(file: Path) -> list[list[str]]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["chunks"]
+        chunks = loads(file.read_text(encoding="utf-8"))["chunks"]
+        if not all(isinstance(name, str) for names in chunks for name in names):
+            raise ValueError
+        return [list(names) for names in chunks]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError):

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 from clmeta.errors import RunFolderError, require
-from clmeta.ground.checks import NUMBERS
+from clmeta.ground.checks import NUMBERS, count_or_none
+from clmeta.ground.reading import as_path
 from clmeta.runs.config import RunConfig
+from clmeta.runs.several import run_configs
 from clmeta.sweep.claims import Claims
 from clmeta.sweep.jobs import Event, OnEvent, run_jobs
+from clmeta.sweep.leftovers import remove_leftovers
 from clmeta.sweep.plan import PRIVATE, Chunk, SweepRun, plan, sweep_runs
 from clmeta.sweep.work import do_chunk, keep_error
 
@@ -46,7 +49,7 @@ class LocalLauncher:
     memory: int | None = None
 
     def __init__(self, processes: int | None = None) -> None:
-        self.at_a_time = processes or cores()
+        self.at_a_time = count_or_none("processes", processes) or cores()
 
     def __call__(self, chunks: Sequence[Chunk], tell: OnEvent) -> list[Event]:
         """Do the chunks; returns when all have ended."""
@@ -108,7 +111,7 @@ def run_sweep(
 
     Runs that differ in seed, blocks and numbers only train together where their network allows
     it. A sweep that was stopped, however it was, is started again with the same arguments; what was
-    under way is done anew, from the same data and weights. Sweeps that share a folder, even on
+    under way goes on from its last checkpoint. Sweeps that share a folder, even on
     several machines, share its runs and wait for each other's.
 
     Args:
@@ -127,9 +130,11 @@ def run_sweep(
         RunFolderError: if ``output`` cannot be written.
         KeyboardInterrupt: after the runs under way have written what they recorded.
     """
-    require(len(configs) > 0, "configs", list(configs), "give at least one run")
-    launcher = launcher or LocalLauncher(1 if configs[0].device != "cpu" else None)
-    folder = Path(output)
+    configs, folder = run_configs("configs", configs), as_path("output", output)
+    count_or_none("chunk", chunk)
+    if launcher is None:
+        launcher = LocalLauncher(1 if configs[0].device != "cpu" else None)
+    require(callable(launcher), "launcher", launcher, "must be a launcher, such as LocalLauncher()")
     runs = sweep_runs(folder, configs)
     check([run.config for run in runs if not run.finished], folder, launcher)
     return do_runs(runs, folder, launcher=launcher, chunk=chunk, watcher=watcher)
@@ -155,8 +160,9 @@ def do_runs(
     Raises:
         RunFolderError, KeyboardInterrupt: as `run_sweep` does.
     """
-    require(chunk is None or chunk >= 1, "chunk", chunk, "must be at least 1")
+    chunk = count_or_none("chunk", chunk)
     result = SweepResult(output, list(runs))
+    remove_leftovers(output, runs)
     if watcher is not None:
         watcher.plan(len(runs), sum(run.finished for run in runs), ())
     if any(not run.finished for run in runs):
@@ -164,7 +170,7 @@ def do_runs(
         try:
             sweep.do(chunk, together)
         finally:
-            sweep.claims.remove_if_empty()
+            remove_leftovers(output, runs)
     return result
 
 
@@ -182,7 +188,7 @@ def check(configs: Sequence[RunConfig], output: Path, launcher: Launcher) -> Non
         BadArgument: for the first config that cannot work.
         RunFolderError: if the output is no folder or cannot be written.
     """
-    from clmeta.runs.runner import prepare
+    from clmeta.runs.prepared import prepare
 
     if configs:
         check_writable(output)
@@ -213,7 +219,8 @@ class _Sweep:
         self.launcher = launcher
         self.watcher = watcher
         self.claims = Claims(result.output / PRIVATE / "claims")
-        self.started = time.time()
+        #: What runs had failed of before; another error is another sweep's, whatever its date.
+        self.known = {run.name: run.error for run in result.runs}
         self.tried: set[Chunk] = set()
         self.under_way: list[Chunk] = []
 
@@ -254,7 +261,7 @@ class _Sweep:
         missing = chunk.missing
         if any(self.claims.holder_alive(run.name) for run in missing):
             return True
-        if missing and all((run.error or {}).get("time", 0) > self.started for run in missing):
+        if missing and all(run.error not in (None, self.known[run.name]) for run in missing):
             self.tried.add(chunk)
             return True
         return False

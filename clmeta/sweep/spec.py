@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clmeta.errors import BadArgument, bad, require
+from clmeta.ground.checks import listed, mapping, whole
 from clmeta.runs.config import FACTS, OPTIONS, RunConfig
 from clmeta.runs.files import read_options
 from clmeta.runs.imports import import_modules
 from clmeta.runs.parse import MOST_RUNS, among, parse_seeds, parse_value, split_values
+from clmeta.runs.trust import Trust
 from clmeta.sweep.merge import dotted, merged, nested, without
 
 #: Sections of a sweep's file.
@@ -52,6 +54,18 @@ class SweepSpec:
     slurm: Mapping[str, Any] = field(default_factory=dict)
     seen: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {
+            name: mapping(name, getattr(self, name))
+            for name in ("options", "grid", "slurm", "seen")
+        }
+        methods = listed("methods", self.methods)
+        checked["methods"] = [mapping("methods", method) for method in methods]
+        checked["seeds"] = whole_seeds(self.seeds)
+        require(isinstance(self.output, str | None), "output", self.output, "must be text or None")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
     def configs(self) -> list[RunConfig]:
         """The runs, methods outermost and seeds innermost; equal ones once."""
         parts = [self._method(method) for method in self.methods or [{}]]
@@ -77,7 +91,9 @@ class SweepSpec:
         return merged(without(self.options, own_grid), own), grid
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], argument: str = "spec") -> SweepSpec:
+    def from_file(
+        cls, path: str | os.PathLike[str], argument: str = "spec", *, trust: Trust = False
+    ) -> SweepSpec:
         """A sweep from a TOML or JSON file; of a run's folder or config: that run.
 
         ::
@@ -101,10 +117,15 @@ class SweepSpec:
             [slurm]                     # used with --launcher slurm
             partition = "gpu"
 
+        Args:
+            path: the folder or file.
+            argument: what messages call it.
+            trust: whether code that it names may be loaded: True, or the modules that may.
+
         Raises:
             BadArgument: naming the file and what is wrong with it.
         """
-        content = read_options(path, argument)
+        content = read_options(path, argument, trust=trust)
         try:
             if set(content) <= {*OPTIONS, FACTS, "method"}:
                 return cls._of_a_run(content)
@@ -114,10 +135,9 @@ class SweepSpec:
 
     @classmethod
     def _of_a_run(cls, content: dict[str, Any]) -> SweepSpec:
-        facts = content.get(FACTS) or {}
         options = {name: value for name, value in content.items() if name in OPTIONS}
         RunConfig.from_dict(options)
-        return cls(options, seen=facts.get("stream", {}).get("data") or {})
+        return cls(options, seen=_seen(content.get(FACTS, {})))
 
     @classmethod
     def _of_sections(cls, content: dict[str, Any]) -> SweepSpec:
@@ -154,6 +174,7 @@ class SweepSpec:
         Raises:
             BadArgument: for an option that is both given and in the grid.
         """
+        options, grid = mapping("options", options), mapping("grid", grid)
         refuse_twice(options, grid)
         gone = {*dotted(options), *grid} - {"imports"}
         before = dotted(self.options)
@@ -173,11 +194,21 @@ class SweepSpec:
         )
 
 
+def _seen(facts: Any) -> Mapping[str, Any]:
+    """What a run wrote down of its data; nothing if it wrote nothing."""
+    found = facts
+    for name in ("stream", "data"):
+        found = found.get(name, {}) if isinstance(found, Mapping) else None
+    whole = isinstance(found, Mapping) and (not found or isinstance(found.get("fingerprint"), str))
+    require(whole, FACTS, facts, "is not what a run writes there; leave the entry out")
+    return found or {}
+
+
 def _with_own_data(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """A preset brings the data set that it was made for, unless one is named."""
     if "dataset" in options or "stream" not in options:
         return options
-    import_modules(options.get("imports", ()))
+    import_modules(OPTIONS["imports"].plain(options.get("imports", ())))
     from clmeta.streams import preset_dataset
 
     dataset = preset_dataset(options["stream"])
@@ -228,9 +259,7 @@ def _parse(name: str, text: str) -> Any:
 
 
 def _checked_grid(grid: Any) -> dict[str, list[Any]]:
-    if not isinstance(grid, Mapping):
-        bad("grid", grid, "must map options to lists of values")
-    grid = dotted(grid)
+    grid = dotted(mapping("grid", grid))
     for name, values in grid.items():
         require(name != "seed", "grid", name, "give seeds with --seeds or the file's seeds entry")
         option = name.partition(".")[0]
@@ -241,9 +270,17 @@ def _checked_grid(grid: Any) -> dict[str, list[Any]]:
 
 
 def _seeds(seeds: Any) -> list[int]:
-    if isinstance(seeds, str):
-        return parse_seeds("seeds", seeds)
-    whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
-    require(whole, "seeds", seeds, 'write "0-4" or a list of whole numbers')
-    require(len(set(seeds)) == len(seeds), "seeds", seeds, "a seed is given twice; give each once")
-    return seeds
+    return parse_seeds("seeds", seeds) if isinstance(seeds, str) else whole_seeds(seeds)
+
+
+def whole_seeds(seeds: Any, argument: str = "seeds") -> list[int]:
+    """Seeds as a list. Raises BadArgument for others than whole numbers, or one given twice."""
+    mend = 'write "0-4" or a list of whole numbers'
+    require(not isinstance(seeds, str), argument, seeds, mend)
+    given = listed(argument, seeds)
+    require(len(given) <= MOST_RUNS, argument, len(given), f"give at most {MOST_RUNS:,}")
+    numbers = [whole(argument, seed, least=0) for seed in given]
+    require(
+        len(set(numbers)) == len(numbers), argument, seeds, "a seed is given twice; give each once"
+    )
+    return numbers

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from clmeta.errors import ClmetaError, RunFolderError
-from clmeta.record.runfolder import RunFolder, as_json
+from clmeta.record.files import as_json
+from clmeta.record.runfolder import RunFolder
 from clmeta.sweep.claims import Claims
 from clmeta.sweep.jobs import Event, OnEvent
-from clmeta.sweep.plan import PRIVATE, Chunk, SweepRun
+from clmeta.sweep.plan import ERROR, PRIVATE, Chunk, SweepRun
 
 
 def do_chunk(
@@ -84,9 +83,13 @@ class _Worker:
 
     def work(self) -> None:
         """Train what is missing, together where that is possible."""
+        from clmeta.replicas.going_on import homes
+
         together = [run for run in self.chunk.runs if run.finished or not run.failed_alone]
         settled: set[str] = set()
-        if len(together) > 1 and any(not run.finished for run in together):
+        begun = {name for home in homes(self.chunk.output) for name in home.names}
+        batched = len(together) > 1 or any(run.name in begun for run in together)
+        if batched and any(not run.finished for run in together):
             settled = self._together(together)
         for run in self.chunk.missing:
             if run.name not in settled:
@@ -99,18 +102,12 @@ class _Worker:
         missing = [run for run in runs if not run.finished]
         failed: dict[int, BaseException] = {}
         self.runs = len(missing)
-        with (
-            # Outside the sweep's folder: nothing that reads that must take them for its runs.
-            tempfile.TemporaryDirectory(prefix="clmeta-", ignore_cleanup_errors=True) as spare,
-            warnings.catch_warnings(record=True) as noted,
-        ):
+        with warnings.catch_warnings(record=True) as noted:
             warnings.simplefilter("always", ReplicaWarning)
-            # A finished run trains along, so that rounding is that of the whole chunk, and its
-            # second recording is thrown away.
-            folders = [Path(spare) / run.name if run.finished else run.folder for run in runs]
-            configs = [run.config for run in runs]
+            given = [run.config for run in runs], [run.folder for run in runs]
             try:
-                run_replicas(configs, folders, on_progress=self._progress, chunk=len(runs))
+                # Finished runs train along, so that rounding is that of the whole chunk.
+                run_replicas(*given, on_progress=self._progress, chunk=len(runs), along=True)
             except self.fatal:
                 raise
             except ReplicasFailed as error:
@@ -135,11 +132,20 @@ class _Worker:
         return {runs[number].name for number in failed}
 
     def _alone(self, run: SweepRun) -> None:
+        from clmeta.replicas.run import repeat_together
         from clmeta.runs.runner import run as train
 
         self.runs = 1
+        begun = max(RunFolder(run.folder).checkpoints.glob("step-*.pt"), default=None)
+        if begun is not None:
+            step = int(begun.stem.removeprefix("step-"))
+            self.tell(Event(self.number, "note", error=f"{run.name} goes on from step {step}"))
         try:
-            train(run.config, run.folder, on_progress=self._progress)
+            if run.company:
+                given = run.config, run.folder, run.company
+                repeat_together(*given, on_progress=self._progress)
+            else:
+                train(run.config, run.folder, on_progress=self._progress)
         except self.fatal:
             raise
         except Exception as error:
@@ -154,7 +160,7 @@ class _Worker:
         )
 
     def _finished(self, run: SweepRun) -> None:
-        (run.folder / "error.json").unlink(missing_ok=True)
+        (run.folder / ERROR).unlink(missing_ok=True)
         self.tell(Event(self.number, "run finished", run=run.name))
 
     def _failed(self, run: SweepRun, error: BaseException, alone: bool) -> None:
@@ -171,4 +177,4 @@ def keep_error(run: SweepRun, error: str, trace: str | None, alone: bool) -> Non
     with suppress(OSError):
         run.folder.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(run.folder)
-        folder.write_json(run.folder / "error.json", as_json("error", content))
+        folder.write_json(run.folder / ERROR, as_json("error", content))
