@@ -151,7 +151,7 @@ def replica_way(count: int, steps: int, device: str, meta: str) -> Callable[[int
     from clmeta.replicas.lockstep import Segment
     from clmeta.replicas.program import Program
     from clmeta.runs.config import RunConfig
-    from clmeta.runs.runner import Prepared, make_optimizer
+    from clmeta.runs.prepared import Prepared, make_optimizer
     from clmeta.streams import permuted_inputs
 
     stream = permuted_inputs(images(None), tasks=1, steps_per_task=steps, device=device)
