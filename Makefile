@@ -1,6 +1,6 @@
 # make demo   the main job on real digits: sets up .venv by itself, needs nothing before it
 # make test   format, lint, types, tests; likewise
-# make test-slow  the tests that take minutes: every law on compiled steps;  make test-all  both
+# make test-slow  tests that take minutes: all cases of what `make test` samples;  make test-all  both
 # make venv   only sets up .venv
 # make clean  removes .venv and everything built
 #
@@ -11,8 +11,12 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml Makefile
-# Tests are short and many; two processes fit the smallest machines in use.
+# Tests are short and many; two processes fit the smallest machines in use, and the one that is done
+# first takes over what is left.
 TESTERS ?= 2
+# SLOW="slow and not compiled" leaves out what torch has to compile, which takes longest.
+SLOW ?= slow
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) --dist worksteal
 
 .PHONY: demo test test-slow test-all venv clean python
 .DELETE_ON_ERROR:
@@ -24,10 +28,10 @@ test: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS)
+	$(TEST)
 
 test-slow: $(VENV)/.ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) -m slow
+	$(TEST) -m "$(SLOW)"
 
 test-all: test test-slow
 

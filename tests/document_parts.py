@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LIBRARIES = ("clmeta.cli", "typer", "clmeta.streams", "clmeta.analysis", "sklearn.datasets")
-NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+from reader_parts import ROOT
 
-Step = list[str]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 @dataclass
@@ -68,34 +63,6 @@ def read(page: Path) -> list[Section]:
 
 
 SECTIONS = [section for page in PAGES for section in read(page)]
-
-
-class Reader:
-    """A running ``reader.py``; ``libraries`` are loaded once, for all that it reads."""
-
-    def __init__(self, *libraries: str) -> None:
-        command = [sys.executable, str(ROOT / "tests" / "reader.py"), *libraries]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-
-    def __call__(self, folder: Path, steps: list[Step]) -> list[str]:
-        """Do the steps in ``folder/here``; returns what each printed. Fails as they do."""
-        for said_before in folder.glob("said-*.txt"):
-            said_before.unlink()
-        file = folder / "steps.json"
-        file.write_text(json.dumps(steps), encoding="utf-8")
-        assert self.process.stdin and self.process.stdout
-        print(file, file=self.process.stdin, flush=True)
-        status = self.process.stdout.readline().strip()
-        outputs = [folder / f"said-{number}.txt" for number in range(len(steps))]
-        said = [output.read_text(encoding="utf-8") for output in outputs if output.exists()]
-        assert status == "0", f"status {status} of {steps[len(said) - 1]}:\n{said[-1]}"
-        return said
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 def agrees(said: str, shown: str) -> bool:

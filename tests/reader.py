@@ -1,14 +1,16 @@
-"""A reader of the pages: does what a section shows, each time in a fresh process.
+"""Does what a user types, each time in a fresh process, without importing the libraries each time.
 
 ``python tests/reader.py MODULE ...`` loads the libraries once. For each line on standard input, the
-path of a JSON list of steps, it forks, does the steps in the file's folder, with warnings as errors
-and without a network, and answers with the exit status. What step i printed is in ``said-i.txt``
-beside the file. Steps: ``["python", code]``, ``["file", name, text]``, ``["clmeta", *arguments]``
-and ``["script", path, *arguments]``.
+path of a JSON object, it forks; the new process, a session of its own, does the object's ``steps``
+in its ``folder``, with its ``environment``, warnings as errors and no network. The answers are the
+process's id and, when it has ended, its exit status. What step i prints is in ``out-i.txt`` and
+``err-i.txt`` beside the object. Steps: ``["python", code]``, ``["file", name, text]``,
+``["clmeta", *arguments]`` and ``["script", path, *arguments]``.
 """
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -28,17 +30,18 @@ _connect = socket.socket.connect
 
 
 def do(step: list[str], folder: Path, main: types.ModuleType) -> None:
-    """One step, as if typed."""
+    """One step, as if typed; the search path begins as Python has it then."""
     kind, *words = step
     if kind == "python":
         # A file, since processes that are started afresh import it.
         main.__file__ = str(folder / "typed.py")
         Path(main.__file__).write_text(words[0], encoding="utf-8")
-        sys.modules["__main__"], sys.argv = main, [main.__file__]
+        sys.modules["__main__"], sys.argv, sys.path[0] = main, [main.__file__], str(folder)
         exec(compile(words[0], main.__file__, "exec"), main.__dict__)
     elif kind == "file":
         (folder / words[0]).write_text(words[1], encoding="utf-8")
     elif kind == "clmeta":
+        sys.path[0] = str(Path(sys.executable).parent)
         from clmeta.cli import main as clmeta
 
         clmeta(words)
@@ -48,21 +51,24 @@ def do(step: list[str], folder: Path, main: types.ModuleType) -> None:
 
 
 def follow(file: Path) -> int:
-    """Do a section's steps; the exit status of the first that fails."""
+    """Do all steps; the exit status of the first that fails."""
+    os.setsid()
+    print(os.getpid(), flush=True)  # from now on it can be ended, with all that it starts
+    asked = json.loads(file.read_text(encoding="utf-8"))
     signal.alarm(SECONDS)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     socket.socket.connect = _offline  # type: ignore[method-assign]
     warnings.simplefilter("error")
     for action in getattr(sys.modules.get("avalanche_parts"), "IGNORED", ()):
         warnings.filterwarnings("ignore", action.split(":")[1])
-    folder = file.parent / "here"
-    folder.mkdir(exist_ok=True)
+    os.environ.update(asked["environment"])
+    folder = Path(asked["folder"])
     os.chdir(folder)
-    sys.path.insert(0, str(folder))
     main = types.ModuleType("__main__")
-    for number, step in enumerate(json.loads(file.read_text(encoding="utf-8"))):
-        said = os.open(file.parent / f"said-{number}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+    for number, step in enumerate(asked["steps"]):
+        for stream, name in ((1, "out"), (2, "err")):
+            said = file.with_name(f"{name}-{number}.txt")
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
         status: Any = 0
         try:
             do(step, folder, main)
@@ -80,7 +86,7 @@ def follow(file: Path) -> int:
 
 def _offline(connection: socket.socket, address: object) -> None:
     if connection.family != socket.AF_UNIX:
-        raise OSError(f"what pages show must work without a network; tried {address}")
+        raise OSError(f"what users type here must work without a network; tried {address}")
     _connect(connection, address)
 
 
@@ -96,6 +102,7 @@ def serve(modules: list[str]) -> None:
             status = 1
             try:
                 status = follow(Path(line.strip()))
+                atexit._run_exitfuncs()
             finally:
                 os._exit(status)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

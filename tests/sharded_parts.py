@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import os
 import traceback
 import warnings
@@ -79,13 +79,28 @@ def _work(rank, laws, folder):
     dist.destroy_process_group()
 
 
-def in_two_processes(laws, folder):
-    """What became of each ``law(rank, *args)`` in two processes, by name; "holds" if it does."""
-    with contextlib.suppress(mp.ProcessExitedException, mp.ProcessRaisedException):
-        mp.spawn(_work, (laws, folder), nprocs=WORLD)
+def in_two_processes(reader, module, folder):
+    """What became of each of a module's ``laws(folder)`` in two processes, by name.
+
+    A law is ``law(rank, *args)``; "holds" if it does, in both.
+    """
+    code = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from pathlib import Path
+import sharded_parts
+sharded_parts.start({module!r}, Path({str(folder)!r}))
+"""
+    task = reader.do(folder, ["python", code])
     found = {}
-    for name in laws:
+    for name in importlib.import_module(module).laws(folder):
         files = [folder / f"{name} {rank}" for rank in range(WORLD)]
-        said = [file.read_text() if file.exists() else "was not reached" for file in files]
+        said = [file.read_text() if file.exists() else task.err() for file in files]
         found[name] = "holds" if said == ["holds"] * WORLD else "\n".join(said)
     return found
+
+
+def start(module, folder):
+    """Two processes that try all laws of a module; this one has the libraries already."""
+    laws = importlib.import_module(module).laws(folder)
+    mp.start_processes(_work, (laws, folder), nprocs=WORLD, start_method="fork")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clmeta.errors import RunFolderError
 from clmeta.replicas import size as _chunk_size
 from clmeta.replicas.run import learners_at_a_time
 from clmeta.replicas.size import SHARE, learner_bytes
@@ -67,6 +68,20 @@ def test_chunks_larger_than_a_size_asked_for_are_planned_anew_and_forgotten(tmp_
     written = json.loads((tmp_path / ".sweep" / "chunks.json").read_text())["chunks"]
     assert written == names(planned)
     assert chunks.plan(tmp_path, runs, at_a_time=1, measure=False) == planned
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"chunks": 3}', '{"chunks": [[3]]}', '{"chunks": [null]}']
+)
+def test_a_damaged_plan_is_an_error_that_says_what_to_do_and_a_damaged_error_none(tmp_path, text):
+    runs = sweep_runs(tmp_path)
+    (tmp_path / ".sweep").mkdir()
+    (tmp_path / ".sweep" / "chunks.json").write_text(text)
+    with pytest.raises(RunFolderError, match=r"chunks.json cannot be read: remove it"):
+        chunks.plan(tmp_path, runs, at_a_time=1, measure=False)
+    runs[0].folder.mkdir()
+    (runs[0].folder / "error.json").write_text(text)
+    assert runs[0].error is None and not runs[0].failed_alone
 
 
 # ---- memory -----------------------------------------------------------------------------------

@@ -52,6 +52,20 @@ def test_several_are_claimed_together_or_not_at_all(tmp_path, one):
         assert other.take(["a"])
 
 
+def test_a_claim_that_cannot_be_removed_ends_with_its_process(tmp_path, one, monkeypatch):
+    assert one.take(["run"])
+
+    def closed(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", closed)
+        one.release(["run"])
+    leave_behind(tmp_path, pid=dead_process())
+    with Claims(tmp_path) as other:
+        assert other.take(["run"])
+
+
 def test_leaving_releases_everything_and_leaves_no_file(tmp_path):
     with Claims(tmp_path) as claims:
         claims.take(["a", "b"])
@@ -81,6 +95,24 @@ def test_another_machine_keeps_its_claim_while_it_gives_signs_of_life(tmp_path, 
     old = time.time() - one.patience - 1
     os.utime(tmp_path / "run.json", (old, old))
     assert one.take(["run"])
+
+
+@pytest.mark.parametrize("years", [-1, 1])
+def test_a_date_that_is_far_off_is_no_sign_of_life(tmp_path, one, years):
+    leave_behind(tmp_path, machine="elsewhere")
+    assert one.holder_alive("run")
+    date = time.time() + years * 3e7
+    os.utime(tmp_path / "run.json", (date, date))
+    assert not one.holder_alive("run")
+    assert one.take(["run"])
+
+
+def test_claims_of_the_dead_are_removed_and_those_of_the_living_kept(tmp_path, one):
+    leave_behind(tmp_path, pid=dead_process())
+    (tmp_path / ".probe").write_text((tmp_path / "run.json").read_text())
+    assert one.take(["b"])
+    Claims(tmp_path).remove_dead()
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
 
 def test_signs_of_life_are_given_while_a_claim_is_held(tmp_path):

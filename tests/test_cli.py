@@ -6,15 +6,14 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from clmeta.runs.config import RunConfig
-from clmeta.runs.runner import _load
+from clmeta.runs.prepared import _load
 
 QUICK = ["-s", "tasks=2", "-s", "steps_per_task=20", "-m", "hidden=8"]
 
@@ -171,14 +170,15 @@ def test_a_folder_that_cannot_be_written_is_named(cli):
     assert "Traceback" not in err
 
 
-def test_interrupting_keeps_what_was_recorded(tmp_path):
-    command = [sys.executable, "-m", "clmeta", "run", "-s", "steps_per_task=1000000", "-o", "out"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "out" / "seed-0" / "trajectory").exists():
-            assert process.poll() is None, "it ended by itself"
-        os.kill(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
+def test_interrupting_keeps_what_was_recorded(tmp_path, reader):
+    words = ["run", "-s", "steps_per_task=1000000", "-o", "out"]
+    task = reader.start(tmp_path, ["clmeta", *words], COLUMNS="200")
+    while not (tmp_path / "out" / "seed-0" / "trajectory").exists():
+        assert task.going, "it ended by itself"
+        time.sleep(0.01)
+    os.kill(task.pid, signal.SIGINT)
+    assert task.wait() == 130
+    err = task.err()
     assert "seed 0: interrupted after" in err and "finished after" not in err
     assert "Stopped. What was recorded is kept in out/seed-0" in err
     assert "the same command with --skip-finished does the rest" in " ".join(err.split())

@@ -48,7 +48,7 @@ def test_defaults_in_the_help_are_those_of_a_run():
         said = re.search(r"Default: (\S+)\.$", option.help)
         default = getattr(RunConfig(), name)
         if said is not None:
-            shown = {"yes": True}.get(said[1], parse_value(said[1]))
+            shown = {"yes": True, "no": False}.get(said[1], parse_value(said[1]))
             assert shown == default, name
         else:
             assert default in ({}, (), None), name
@@ -79,6 +79,7 @@ def test_list_shows_every_registry_with_options_as_they_are_typed(cli, monkeypat
         "streams": "abrupt_classes .*tasks=10, classes_per_task=null, head=shared",
         "datasets": "digits +1,797 images",
         "models": "mlp .*hidden=[64,64].",
+        "engines": "native +C programs",
         "strategies": "replay .*mem_size=200",
         "plots": "trajectories +Step sizes over time",
     }[kind]

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from clmeta import BadArgument, MetaOptimize
@@ -185,7 +186,40 @@ def says_what_cannot_be(rank):
         optimizer.step()
 
 
+def wrapped_learns_as_whole(rank):
+    """With and without a closure, under weight decay."""
+    sizes = [wrapped_sizes(shard) for shard in (False, True)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=1e-4)
+    assert all(size != pytest.approx(1e-4, rel=1e-2) for size in sizes[1].values())
+
+
+def wrapped_sizes(shard):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    if shard:
+        fully_shard(model, mesh=init_device_mesh("cpu", (WORLD,)))
+    optimizer = MetaOptimize(
+        model.named_parameters(), torch.optim.AdamW, blocks="layer", eta=0.05, weight_decay=0.1
+    )
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (model(x) ** 2).sum()
+        loss.backward()
+        return loss
+
+    for i in range(6):
+        if i % 2:
+            optimizer.step(closure)
+        else:
+            closure()
+            optimizer.step()
+    return optimizer.step_sizes()
+
+
 LAWS = {
+    "wrapped optimisers learn with closures too": (wrapped_learns_as_whole,),
     "sharded weights learn as whole ones": (learns_as_whole, SHARDED),
     "what is not finite in one process is withheld in all": (withholds_everywhere, SHARDED),
     "full checkpoints pass between whole and sharded weights": (
@@ -203,15 +237,16 @@ CHECKPOINTED = ["scalar", "layer", "node", "weight", "fixed", "wrapped"]
 EACH = [f"checkpoints of sharded weights continue ({kind})" for kind in CHECKPOINTED]
 
 
+def laws(folder):
+    """All of them, with what they are tried on."""
+    own = zip(EACH, CHECKPOINTED, strict=True)
+    return LAWS | {name: (saves_and_loads, [kind], folder) for name, kind in own}
+
+
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """All laws are tried in one pair of processes, which take long to start."""
-    folder = tmp_path_factory.mktemp("sharded")
-    own = {
-        name: (saves_and_loads, [kind], folder)
-        for name, kind in zip(EACH, CHECKPOINTED, strict=True)
-    }
-    return in_two_processes(LAWS | own, folder)
+def outcomes(readers, tmp_path_factory):
+    """All laws are tried in one pair of processes."""
+    return in_two_processes(readers(), __name__, tmp_path_factory.mktemp("sharded"))
 
 
 @pytest.mark.parametrize("law", [*LAWS, *EACH])

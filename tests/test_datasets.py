@@ -1,7 +1,5 @@
 """What is taken for a dataset: names, paths and arrays."""
 
-import sys
-
 import numpy as np
 import pytest
 from dataset_parts import pixels
@@ -49,15 +47,3 @@ def test_data_can_be_made_of_arrays_directly():
         "n_classes": 2,
         "image_shape": [3, 6, 6],
     }
-
-
-def test_streams_are_imported_without_the_slow_packages():
-    import subprocess
-
-    code = (
-        "import sys, clmeta.streams; "
-        "slow = ('avalanche', 'torchvision', 'pandas', 'matplotlib', 'sklearn', 'PIL'); "
-        "print([name for name in slow if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

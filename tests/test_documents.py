@@ -1,5 +1,7 @@
 """Whoever types what README and docs show gets what they say, the second time too.
 
+The second time of pages other than README is in the slow set.
+
 A section is done as a whole, in order, in one folder: its Python in one process, its commands by
 the command line; a block that begins with the name of a file, as a comment, is saved under that
 name instead. A ``text`` block shows what the step before it prints.
@@ -12,18 +14,24 @@ import importlib.util
 import inspect
 import re
 import subprocess
+from collections.abc import Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
-from document_parts import LIBRARIES, PAGES, ROOT, SECTIONS, Reader, Section, Step, agrees
+from document_parts import PAGES, SECTIONS, Section, agrees
+from reader_parts import ROOT, Reader, Step, Task
 
 import clmeta
 
 #: Commands that take minutes are planned only.
 PLANNED = ("sweep", "reproduce")
 #: Sections that go on where an earlier one ends, and are done with it.
-AFTER = {"README.md: Recording your own loop": "README.md: clmeta"}
+AFTER = {
+    "README.md: Recording your own loop": "README.md: clmeta",
+    "README.md: Going on after a kill": "README.md: clmeta",
+}
 #: Runs that a section finds in a folder, in little.
 SMALL_RUNS = """
 from clmeta.replicas import run_replicas
@@ -43,6 +51,7 @@ x, y = np.random.randint(0, 256, (200, 32, 32, 3), np.uint8), np.arange(200) % 1
 np.savez({name!r}, x_train=x, y_train=y, x_test=x, y_test=y)
 """
 BEFORE = {
+    "README.md: Going on after a kill": 'import shutil; shutil.rmtree("runs/long", True)\n',
     "README.md: Sweeps": SMALL_RUNS.format(methods=FIXED, seeds=8, folder="runs/fixed"),
     "README.md: Analysis": SMALL_RUNS.format(methods=DEMO, seeds=2, folder="demo/runs"),
     "README.md: The paper's experiment": PHOTOS.format(name="photos.npz"),
@@ -98,32 +107,37 @@ def step_of(words: list[str]) -> Step | None:
     return [*words, "--dry-run"] if first in PLANNED else words
 
 
-@pytest.fixture(scope="module")
-def reader():
-    """Makes readers, or gives those made: Avalanche is imported once, and only if needed."""
-    made: dict[tuple[str, ...], Reader] = {}
-
-    def find(*libraries: str) -> Reader:
-        if libraries not in made:
-            made[libraries] = Reader(*LIBRARIES, *libraries)
-        return made[libraries]
-
-    yield find
-    for each in made.values():
-        each.close()
+def often(things: Iterable[Any]) -> Iterator[Any]:
+    """Each thing with how often it is done, by its name: README twice, others once for now."""
+    for each in things:
+        name = ", ".join(map(str, each)) if isinstance(each, list) else each.name
+        if not name.startswith("README.md"):
+            yield pytest.param(each, 1, id=name)
+            yield pytest.param(each, 2, id=f"{name}, twice", marks=pytest.mark.slow)
+        else:
+            yield pytest.param(each, 2, id=f"{name}, twice")
 
 
-@pytest.mark.parametrize("sections", together(), ids=lambda each: ", ".join(map(str, each)))
-def test_pages_do_what_they_say_twice(sections, reader, tmp_path):
+@pytest.mark.parametrize(("sections", "times"), [*often(together())])
+def test_pages_do_what_they_say(sections, times, readers, tmp_path):
     parts = [steps_of(section) for section in sections]
     code = "".join(section.code for section in sections)
     slow = ["avalanche_parts"] if re.search(r"avalanche|clmeta\.strategies", code) else []
-    for _ in range(2):
-        said = reader(*slow)(tmp_path, [step for steps, _ in parts for step in steps])
+    for _ in range(times):
+        task = do(readers(*slow), tmp_path, *(step for steps, _ in parts for step in steps))
+        first = 0
         for steps, shown in parts:
             for at, text in shown.items():
-                assert agrees(said[at], text), f"a page shows\n{text}\nand prints\n{said[at]}"
-            said = said[len(steps) :]
+                said = task.out(first + at)
+                assert agrees(said, text), f"a page shows\n{text}\nand prints\n{said}"
+            first += len(steps)
+
+
+def do(reader: Reader, folder: Path, *steps: Step) -> Task:
+    """Do the steps, none of which may fail."""
+    task = reader.do(folder, *steps)
+    assert task.status == 0, f"status {task.status} of {steps[task.done - 1]}:\n{task.failure}"
+    return task
 
 
 def mentioned() -> set[tuple[str, ...]]:
@@ -132,21 +146,22 @@ def mentioned() -> set[tuple[str, ...]]:
     for section in SECTIONS:
         for code in re.findall(r"`([^`]+)`", section.prose):
             words = tuple(code.split())
-            if (words[0] in ("clmeta", "make") and len(words) > 1) or words[:1] == ("python",):
+            if words[0] in ("clmeta", "make", "python") and len(words) > 1:
                 found.add(words)
     return found
 
 
 def test_commands_and_their_options_are_known(reader, tmp_path):
-    commands = sorted(words for words in mentioned() if words[0] in ("clmeta", "python"))
+    scripts = [words for words in mentioned() if words[0] == "python" and words[1][-3:] == ".py"]
+    commands = sorted([*scripts, *(words for words in mentioned() if words[0] == "clmeta")])
     steps = [
         ["clmeta", words[1], "--help"] if words[0] == "clmeta" else ["script", words[1], "--help"]
         for words in commands
     ]
-    said = reader()(tmp_path, steps)
+    task = do(reader, tmp_path, *steps)
     unknown = [
         (*words, option)
-        for words, text in zip(commands, said, strict=True)
+        for words, text in zip(commands, map(task.out, range(len(steps))), strict=True)
         for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", " ".join(words))
         if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)
     ]
@@ -167,16 +182,15 @@ def test_what_pip_installs_is_declared():
     assert asked and extras <= set(setup["options.extras_require"])
 
 
-@pytest.mark.parametrize(
-    "example", sorted((ROOT / "docs" / "examples").glob("*.py")), ids=lambda file: file.name
-)
-def test_an_example_runs_twice(example, reader, tmp_path):
-    for _ in range(2):
-        reader()(
-            tmp_path,
-            [["script", f"docs/examples/{example.name}", "--steps", "5", "--out", "figure.png"]],
-        )
-        assert (tmp_path / "here" / "figure.png").stat().st_size
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize(("example", "times"), [*often(EXAMPLES)])
+def test_an_example_runs(example, times, reader, tmp_path):
+    for _ in range(times):
+        words = [f"docs/examples/{example.name}", "--steps", "5", "--out", "figure.png"]
+        do(reader, tmp_path, ["script", *words])
+        assert (tmp_path / "figure.png").stat().st_size
 
 
 # ---- what pages point at -----------------------------------------------------------------------

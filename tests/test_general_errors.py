@@ -14,8 +14,8 @@ from clmeta.general import GeneralMetaOptimize
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"approximation": "LL"}, "approximation='LL': one of full, 2x2, L"),
-        ({"hessian": "gauss"}, "hessian='gauss': one of exact, diagonal, free"),
+        ({"approximation": "LL"}, "approximation='LL': must be one of full, 2x2, L"),
+        ({"hessian": "gauss"}, "hessian='gauss': must be one of exact, diagonal, free"),
         ({"approximation": "full", "condensed": True}, "one vector per weight cannot hold"),
         ({"rectify": True}, "use hessian='diagonal'"),
         ({"rectify": True, "hessian": "diagonal", "approximation": "full"}, "not differentiated"),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from reader_parts import Task
 
 from clmeta.errors import BadArgument
 from clmeta.runs.config import RunConfig
@@ -72,65 +73,71 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path
 
 
+RUN = ["--import", "my_things", "--stream", "two-tasks", "--base", "halfsign", "--model", "tiny"]
+
+
+@pytest.fixture
+def typed(reader, mine):
+    """Does a command in the module's folder, or another one."""
+
+    def do(*words: str, folder: Path = mine) -> Task:
+        environment = {"COLUMNS": "200", "CLMETA_CACHE": str(mine / "cache")}
+        return reader.do(folder, ["clmeta", *words], **environment)
+
+    return do
+
+
+def test_names_of_a_module_reach_processes_and_are_found_again(typed, mine):
+    done = typed("run", *RUN, "--seeds", "0-1", "-j", "2", "-o", "a")
+    assert done.status == 0, done.err()
+    assert "halfsign/adam scalar" in done.out()
+    config = json.loads((mine / "a" / "seed-0" / "config.json").read_text())
+    assert config["imports"] == ["my_things"]
+    assert typed("run", "-c", "a/seed-0", "--trust", "-o", "b").status == 0
+    done = typed(
+        "sweep", *RUN, "--seeds", "0-1", "-j", "1", "--grid", "alpha0=1e-3,1e-2", "-o", "c"
+    )
+    assert done.status == 0, done.err()
+    assert len(list((mine / "c").glob("halfsign-adam-*/summary.json"))) == 4
+
+
+def test_other_commands_know_names_of_a_module_too(typed, mine):
+    done = typed("run", *RUN, "-o", "a")
+    assert done.status == 0, done.err()
+    more = ("--import", "my_things")
+    done = typed("best", "a", "--metric", "steps", *more)
+    assert "no method has runs with two values" in done.err(), "the metric is known"
+    done = typed("plot", "a", "-p", "first-loss", "-f", "png", *more)
+    assert (mine / "figures" / "first-loss.png").exists(), done.err()
+    listed = typed("list", "rules", *more).out()
+    assert "halfsign" in listed and "scale=0.5" in listed
+    assert "halfsign" not in typed("list", "rules").out()
+
+
+def test_a_config_that_needs_a_module_says_so_where_it_is_missing(typed, mine):
+    done = typed("run", *RUN, "-o", "a")
+    assert done.status == 0, done.err()
+    elsewhere = mine / "elsewhere"
+    elsewhere.mkdir()
+    done = typed("run", "--trust", "-c", str(mine / "a" / "seed-0"), folder=elsewhere)
+    assert done.status == 2
+    (line,) = done.err().splitlines()
+    assert "--import='my_things': there is no module 'my_things'; install it, or run where" in line
+    assert "it registers names that are used here" in line
+    done = typed("run", *RUN[2:], folder=elsewhere)
+    assert "unknown stream" in done.err()
+    assert done.err().strip().endswith("--import loads a module that registers names")
+
+
 #: The command line as its users start it: not from the folder of its working directory.
 SCRIPT = Path(sys.executable).with_name("clmeta")
 START = [SCRIPT] if SCRIPT.exists() else [sys.executable, "-m", "clmeta"]
 
 
-def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200", "CLMETA_CACHE": str(folder / "cache")}
-    return subprocess.run(
-        [*START, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
-RUN = ["--stream", "two-tasks", "--base", "halfsign", "--model", "tiny"]
-
-
-def test_names_of_a_module_reach_processes_and_are_found_again(mine):
-    words = [*RUN, "--import", "my_things", "--seeds", "0-1", "-j", "2"]
-    done = command(mine, "run", *words, "-o", "a")
-    assert done.returncode == 0, done.stderr
-    assert "halfsign/adam scalar" in done.stdout
-    config = json.loads((mine / "a" / "seed-0" / "config.json").read_text())
-    assert config["imports"] == ["my_things"]
-    assert command(mine, "run", "-c", "a/seed-0", "-o", "b").returncode == 0
-    done = command(mine, "sweep", *words, "--grid", "alpha0=1e-3,1e-2", "-o", "c")
-    assert done.returncode == 0, done.stderr
-    assert len(list((mine / "c").glob("halfsign-adam-*/summary.json"))) == 4
-
-
-def test_other_commands_know_names_of_a_module_too(mine):
-    done = command(mine, "run", *RUN, "--import", "my_things", "-o", "a")
-    assert done.returncode == 0, done.stderr
-    more = ("--import", "my_things")
-    done = command(mine, "best", "a", "--metric", "steps", *more)
-    assert "no method has runs with two values" in done.stderr, "the metric is known"
-    done = command(mine, "plot", "a", "-p", "first-loss", "-f", "png", *more)
-    assert (mine / "figures" / "first-loss.png").exists(), done.stderr
-    listed = command(mine, "list", "rules", *more).stdout
-    assert "halfsign" in listed and "scale=0.5" in listed
-    assert "halfsign" not in command(mine, "list", "rules").stdout
-
-
-def test_a_config_that_needs_a_module_says_so_where_it_is_missing(mine, tmp_path):
-    done = command(mine, "run", "--import", "my_things", *RUN, "-o", "a")
-    assert done.returncode == 0, done.stderr
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    done = command(elsewhere, "run", "-c", str(mine / "a" / "seed-0"))
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "--import='my_things': there is no module 'my_things'; install it, or run where" in line
-    assert "it registers names that are used here" in line
-    done = command(elsewhere, "run", *RUN)
-    assert "unknown stream" in done.stderr
-    assert done.stderr.strip().endswith("--import loads a module that registers names")
-
-
 def test_a_module_that_fails_is_no_traceback(tmp_path):
     (tmp_path / "broken_things.py").write_text("1 / 0\n")
-    done = command(tmp_path, "run", "--import", "broken_things")
+    command = [*START, "run", "--import", "broken_things"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "ZeroDivisionError: division by zero" in done.stderr
     assert "Traceback" not in done.stderr
@@ -162,20 +169,23 @@ def test_modules_to_import_add_up():
     ]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_tasks_of_a_cluster_import_it_too(mine, monkeypatch):
+def test_tasks_of_a_cluster_import_it_too(reader, mine):
     pytest.importorskip("submitit", reason="pip install 'clmeta[slurm]'")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(mine), os.environ.get("PYTHONPATH", "")]))
     code = """
+import warnings
+
+warnings.simplefilter("ignore")  # submitit's own
+
 from pathlib import Path
 from clmeta.runs.config import RunConfig
 from clmeta.sweep.cluster import ClusterLauncher
 from clmeta.sweep.run import run_sweep
+
 out = Path("tasks")
 config = RunConfig(stream="two-tasks", base="halfsign", model="tiny", imports=["my_things"])
 result = run_sweep([config], out, launcher=ClusterLauncher(out, cluster="local"))
 print(result.failed, len(result.folders))
 """
-    command_line = [sys.executable, "-c", code]
-    done = subprocess.run(command_line, cwd=mine, capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == "{} 1", done.stderr
+    path = os.pathsep.join([str(mine), os.environ.get("PYTHONPATH", "")])
+    done = reader.do(mine, ["python", code], PYTHONPATH=path)
+    assert done.out().strip() == "{} 1", done.err()

@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 import torch
-from laws import METAS, PAIRS, RULES, Alone, Case, assert_alike, expected, made
-from optimizer_parts import QUICK, every_engine, every_granularity, native, slow
+from benches import Alone, made
+from laws import METAS, PAIRS, RULES, Case, assert_alike, expected
+from optimizer_parts import QUICK, compiling, every_engine, every_granularity, native, slow
 
 from clmeta.engines import fuse
 
@@ -29,16 +30,31 @@ def stepped(case, engine):
 
 def assert_twins(case, engine):
     how = {} if case.dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
-    assert_alike(stepped(case, engine), expected(case), **how)
+    try:
+        assert_alike(stepped(case, engine), expected(case), **how)
+    except AssertionError as error:
+        raise AssertionError(f"{engine}, {case}: {error}") from error
+
+
+def turns(base, granularity):
+    """Meta updates for a base and a granularity, alone and in a stack.
+
+    Each pair of rules has its turn at half of the granularities alone, and at one in a stack.
+    """
+    number, turn = [*RULES].index(base), [*GRANULARITIES, "mixed"].index(granularity)
+    for k, meta in enumerate(METAS):
+        if granularity != "mixed" and (number + k + turn) % 2:
+            yield meta, FORMS[0]
+        if (number + k + turn) % 5 == 0:
+            yield meta, FORMS[1]
 
 
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("granularity", [*GRANULARITIES, "mixed"])
 @pytest.mark.parametrize("base", RULES)
 def test_every_rule_pair_equals_the_twin(engine, granularity, base):
-    for meta, (learners, kind) in itertools.product(METAS, FORMS):
-        if learners or granularity != "mixed":
-            assert_twins(Case(base, meta, granularity, learners, kind), engine)
+    for meta, form in turns(base, granularity):
+        assert_twins(Case(base, meta, granularity, *form), engine)
 
 
 @pytest.mark.parametrize("engine", QUICK)
@@ -56,7 +72,7 @@ def test_every_form_of_gradients_equals_the_twin(engine, granularity, form):
 @pytest.mark.parametrize("granularity", ["tensor", *GRANULARITIES, "mixed"])
 @pytest.mark.parametrize("base", RULES)
 def test_every_rule_pair_with_every_form_equals_the_twin(engine, granularity, base):
-    for meta, form in itertools.product(METAS, MORE):
+    for meta, form in itertools.product(METAS, FORMS + MORE):
         steps = 25 if form == (0, "dense") else 12
         if form[0] == 3 or granularity != "mixed":
             assert_twins(Case(base, meta, granularity, *form, steps=steps), engine)
@@ -87,10 +103,11 @@ def test_tensors_of_no_dimension_no_number_or_one_are_like_others(engine, granul
     assert_twins(case, engine)
 
 
+#: Each takes the compiler seconds.
 COMPILED = [
     ("scalar", "adam", "adam", 0, "dense"),
-    ("mixed", "lion", "rmsprop", 3, "outer"),
-    ("node", "rmsprop", "lion", 3, "outer"),
+    pytest.param("mixed", "lion", "rmsprop", 3, "outer", marks=compiling),
+    pytest.param("node", "rmsprop", "lion", 3, "outer", marks=compiling),
 ]
 
 
@@ -100,6 +117,7 @@ def test_the_compiled_step_equals_the_twin(granularity, base, meta, learners, ki
 
 
 @slow
+@pytest.mark.compiled
 @pytest.mark.parametrize("number", range(len(PAIRS)), ids=lambda n: " by ".join(PAIRS[n][::-1]))
 def test_every_rule_pair_compiled_equals_the_twin(number):
     """Pairs take turns through granularities and numbers of learners: compiling takes seconds."""
@@ -128,7 +146,7 @@ def test_what_is_handed_to_the_compiler_equals_the_twin(granularity, base, monke
 @pytest.mark.parametrize("piece", [1, 3, 8])
 def test_tensors_may_be_cut_anywhere(engine, granularity, form, piece, monkeypatch):
     monkeypatch.setattr("clmeta.native.table.PIECE", piece)
-    monkeypatch.setattr("clmeta.engines.eager.PIECE", piece)
+    monkeypatch.setattr("clmeta.engines.pieces.PIECE", piece)
     for base, meta in (("adam", "adam"), ("sgdm", "none")):
         assert_twins(Case(base, meta, granularity, *form), engine)
 

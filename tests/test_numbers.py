@@ -16,9 +16,11 @@ from clmeta.ground.checks import listed, number, whole
 from clmeta.ground.seeds import check_seed, derive_seed
 from clmeta.lookup import check_options
 from clmeta.models import make_model
+from clmeta.replicas import learners_at_a_time, run_replicas
 from clmeta.runs.config import RunConfig
 from clmeta.runs.runner import run
 from clmeta.streams import abrupt_classes, load_dataset, permuted_inputs
+from clmeta.sweep import LocalLauncher, run_sweep
 
 DIGITS = load_dataset("digits")
 SMALL = {"tasks": 2, "steps_per_task": 10}
@@ -83,6 +85,9 @@ WHOLE = {
     "general chunk": ("chunk", 2, lambda v, _: general(chunk=v)),
     "autostep seed": ("seed", 3, lambda v, _: autostep(seed=v)),
     "autostep samples": ("diagonal_samples", 2, lambda v, _: autostep(diagonal_samples=v)),
+    "processes": ("processes", 2, lambda v, _: LocalLauncher(v)),
+    "learners": ("chunk", 2, lambda v, _: learners_at_a_time([RunConfig()], chunk=v)),
+    "at a time": ("processes", 2, lambda v, _: learners_at_a_time([RunConfig()], processes=v)),
     "horizon": ("horizon", 2, lambda v, _: study(horizon=v)),
 }
 
@@ -121,6 +126,26 @@ def test_options_of_numpy_are_of_their_kind():
     for name, value in {"count": 1.5, "share": "half", "both": 1}.items():
         with pytest.raises(BadArgument, match=f"option {name}="):
             check_options(function, {name: value}, "option")
+
+
+@pytest.mark.parametrize("do", [run_sweep, lambda c, f, **more: run_replicas(c, [f], **more)])
+def test_what_is_wrong_is_found_before_anything_is_made(do, tmp_path):
+    config = RunConfig(stream_options=SMALL)
+    for wrong in ("x", 0, 1.5, 10**20, [1]):
+        with pytest.raises(BadArgument, match=r"^chunk="):
+            do([config], tmp_path / "out", chunk=wrong)
+    for configs in ([], [{}], config, None, "x"):
+        with pytest.raises(BadArgument, match=r"^configs="):
+            do(configs, tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", WHOLE)
+def test_a_whole_number_of_any_size_is_a_number_or_refused(where, folder):
+    argument, _, use = WHOLE[where]
+    for huge in (2**63, 10**400):
+        with pytest.raises(BadArgument, match=f"^{argument}="):
+            use(huge, folder)
 
 
 @pytest.mark.parametrize("seed", [2**63, 10**30])

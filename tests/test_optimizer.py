@@ -43,7 +43,7 @@ def test_settings_and_pieces_do_not_break_the_equations(
         [p.detach() for p in params], SPECS[spec], Adam(), Adam(), alpha0, eta, gamma, kappa
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clmeta.engines.eager.PIECE", piece)
+        patch.setattr("clmeta.engines.pieces.PIECE", piece)
         patch.setattr("clmeta.native.table.PIECE", piece)
         optimizer = MetaOptimize(
             list(zip(NAMES, params, strict=True)),

@@ -67,6 +67,7 @@ def programs(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.compiled
 @pytest.mark.parametrize("base", BASES)
 def test_equals_the_uncompiled_step(base):
     meta = "none" if base == "sgdm" else "lion" if base == "lion" else "adam"
@@ -91,6 +92,7 @@ def test_nothing_is_compiled_again_as_numbers_change(programs):
 
 
 @pytest.mark.slow
+@pytest.mark.compiled
 def test_a_parameter_without_gradient_stays():
     models, optimizers = pair(alpha0=1e-3, blocks="layer")
     for model in models:
@@ -99,6 +101,8 @@ def test_a_parameter_without_gradient_stays():
     assert optimizers[1].step_sizes()["0"] == pytest.approx(1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.compiled
 def test_a_non_finite_gradient_reaches_nothing():
     models, optimizers = pair(alpha0=1e-3, nonfinite="skip", blocks="layer")
     learn(models[1], optimizers[1], 3)
@@ -114,6 +118,7 @@ def test_a_non_finite_gradient_reaches_nothing():
 
 
 @pytest.mark.slow
+@pytest.mark.compiled
 def test_saves_and_loads_across_compiled_and_uncompiled():
     models, optimizers = pair(alpha0=1e-3, eta=1e-2, blocks="layer")
     learn(models[1], optimizers[1], 10)
@@ -126,6 +131,7 @@ def test_saves_and_loads_across_compiled_and_uncompiled():
 
 
 @pytest.mark.slow
+@pytest.mark.compiled
 @pytest.mark.parametrize("blocks", ["node", "weight"])
 def test_finer_blocks_are_compiled_too(blocks, programs):
     models, optimizers = pair(alpha0=1e-3, eta=1e-2, blocks=blocks)
@@ -141,6 +147,7 @@ class Centred(Rule):
 
 
 @pytest.mark.slow
+@pytest.mark.compiled
 @pytest.mark.parametrize("level", ["base", "meta"])
 def test_a_rule_that_is_no_formula_is_compiled_too(level, programs):
     models, optimizers = pair(**{level: Centred()}, blocks="layer", alpha0=1e-3, eta=1e-2)

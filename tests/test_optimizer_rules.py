@@ -82,7 +82,7 @@ def test_a_rule_that_looks_at_several_numbers_is_given_whole_tensors(
     engine, level, blocks, monkeypatch
 ):
     """Large ones too, of which other rules are given a piece at a time."""
-    monkeypatch.setattr("clmeta.engines.eager.PIECE", 5)
+    monkeypatch.setattr("clmeta.engines.pieces.PIECE", 5)
     rules = {"base": "sgd", "meta": "sgd", level: Normalised()}
     make = layers(engine, blocks, alpha0=1e-2, eta=1e-1, gamma=1.0, alpha_min=0.0, **rules)
     params, optimizer = build(make, torch.float64)

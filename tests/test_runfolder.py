@@ -1,9 +1,8 @@
 """A run folder keeps what was written, whatever happens to process, disk or folder."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -21,12 +20,11 @@ def record_steps(recorder: Recorder, steps: int, task: int = 0, start: int = 0) 
         recorder.record(task, 1.0 / (i + 1), float(i % 2), [1e-3 + i, 2e-3])
 
 
-def test_a_process_killed_at_any_moment_keeps_all_but_its_last_part(tmp_path: Path) -> None:
+def test_a_process_killed_at_any_moment_keeps_all_but_its_last_part(tmp_path, reader) -> None:
     script = textwrap.dedent(
         """
-        import sys
         from clmeta.record.recorder import Recorder
-        recorder = Recorder(sys.argv[1], ["a"], config={}, part_steps=50)
+        recorder = Recorder("run", ["a"], config={}, part_steps=50)
         for step in range(10**9):
             recorder.record(0, float(step), 1.0, 0.1)
             if step % 50 == 0:
@@ -35,32 +33,31 @@ def test_a_process_killed_at_any_moment_keeps_all_but_its_last_part(tmp_path: Pa
     )
     for moment in range(3):
         folder = tmp_path / str(moment)
-        command = [sys.executable, "-c", script, str(folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if int(line) >= 200:
-                    break
-            time.sleep(0.013 * moment)
-            process.send_signal(signal.SIGKILL)
-            printed = [int(line) for line in process.stdout if line.endswith("\n")]
-        announced = max([200, *printed])
-        frame = pd.read_parquet(folder / "trajectory")
+        folder.mkdir()
+        task = reader.start(folder, ["python", script])
+        while len(task.out().splitlines()) < 6:
+            assert task.going, task.failure
+        time.sleep(0.013 * moment)
+        os.kill(task.pid, signal.SIGKILL)
+        assert task.wait() == -signal.SIGKILL
+        printed = [int(line) for line in task.out().splitlines(True) if line.endswith("\n")]
+        announced, run = max([200, *printed]), folder / "run"
+        frame = pd.read_parquet(run / "trajectory")
         assert frame["step"].tolist() == list(range(len(frame)))
         assert frame["loss"].tolist() == frame["step"].tolist()
         assert len(frame) >= announced
         assert len(frame) % 50 == 0
-        assert not RunFolder(folder).finished
-        assert RunFolder(folder).config == {}
+        assert not RunFolder(run).finished
+        assert RunFolder(run).config == {}
 
 
-def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, reader) -> None:
     script = textwrap.dedent(
         """
-        import resource, signal, sys
+        import os, resource, signal
         from clmeta.errors import RunFolderError
         from clmeta.record.recorder import Recorder
-        recorder = Recorder(sys.argv[1], ["a"], config={}, part_steps=1000)
+        recorder = Recorder("run", ["a"], config={}, part_steps=1000)
         for step in range(1000):
             recorder.record(0, float(step), 1.0, 0.1)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -72,18 +69,20 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path: Path) -> Non
         except RunFolderError as error:
             print(error)
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-        if sys.argv[2] == "freed":
+        if os.environ["CASE"] == "freed":
             recorder.close()
         """
     )
     for case, kept in (("full", 1000), ("freed", 2000)):
-        command = [sys.executable, "-c", script, str(tmp_path / case), case]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "cannot write" in done.stdout and "part-00001.parquet" in done.stdout
-        assert "free space" in done.stdout and len(done.stdout.splitlines()) == 1
-        frame = pd.read_parquet(tmp_path / case / "trajectory")
+        folder = tmp_path / case
+        folder.mkdir()
+        task = reader.do(folder, ["python", script], CASE=case)
+        said = task.out()
+        assert "cannot write" in said and "part-00001.parquet" in said
+        assert "free space" in said and len(said.splitlines()) == 1
+        frame = pd.read_parquet(folder / "run" / "trajectory")
         assert frame["loss"].tolist() == list(range(kept))
-        assert not list((tmp_path / case / "trajectory").glob(".*"))
+        assert not list((folder / "run" / "trajectory").glob(".*"))
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
@@ -117,15 +116,15 @@ def test_what_an_unfinished_run_left_is_moved_aside(tmp_path: Path) -> None:
         assert json.loads((aside / "_config.json").read_text()) == {"attempt": attempt}
 
 
-def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:
-    script = "import sys, clmeta; clmeta.Recorder(sys.argv[1], ['a'], config={})"
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    recorder = Recorder(tmp_path, ["a", "b"], config={})
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "being written by another process" in refused.stderr
+def test_two_processes_do_not_write_to_one_folder(tmp_path, reader) -> None:
+    other = ["python", "import clmeta; clmeta.Recorder('run', ['a'], config={})"]
+    recorder = Recorder(tmp_path / "run", ["a", "b"], config={})
+    refused = reader.do(tmp_path, other)
+    assert refused.status == 1
+    assert "being written by another process" in refused.err()
     with pytest.raises(ValueError), recorder:
         raise ValueError
-    subprocess.run(command, check=True)
+    assert reader.do(tmp_path, other).status == 0
 
 
 def test_two_recorders_of_one_process_do_not_write_to_one_folder(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ SPEC = SweepSpec(SHORT, {"alpha0": [1e-4, 1e-3], "blocks": ["scalar", "layer"]},
 WILD = {"base": "sgd", "meta": "none", "weight_decay": 1.0}
 #: The same as a command of its own, so that it can be killed.
 COMMAND = [
-    *(sys.executable, "-m", "clmeta", "sweep", "--grid", "alpha0=1e-4,1e-3"),
+    *("clmeta", "sweep", "--grid", "alpha0=1e-4,1e-3"),
     *("--grid", "blocks=scalar,layer", "--seeds", "0-1", "-s", "tasks=2", "--jobs", "1"),
 ]
 
@@ -129,13 +129,13 @@ def test_a_larger_sweep_keeps_the_runs_of_a_smaller_one(tmp_path, monkeypatch):
     ids=["all of it", "the parent and not its processes"],
 )
 def test_killed_at_a_random_moment_and_started_again_it_ends_as_undisturbed(
-    tmp_path, undisturbed, kill, jobs
+    tmp_path, undisturbed, reader, kill, jobs
 ):
-    words = [*command(tmp_path), "--jobs", str(jobs)]
-    killed = subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
+    killed = reader.start(tmp_path, [*command(tmp_path), "--jobs", str(jobs)])
     wait_for_a_run(tmp_path)
     time.sleep(random.uniform(0, 0.5))
-    kill(killed.pid, signal.SIGKILL)
+    if killed.going:
+        kill(killed.pid, signal.SIGKILL)
     killed.wait()
     assert here(SPEC, tmp_path).failed == {}
     assert_same(undisturbed, tmp_path)
@@ -155,12 +155,11 @@ def test_killed_between_the_ends_of_two_runs_of_a_chunk_the_others_round_as_befo
     assert len(find_runs(tmp_path)) == 8
 
 
-def test_two_sweeps_on_one_folder_share_its_runs(tmp_path, undisturbed):
-    other = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def test_two_sweeps_on_one_folder_share_its_runs(tmp_path, undisturbed, reader):
+    other = reader.start(tmp_path, command(tmp_path))
     wait_for_a_run(tmp_path)
     assert here(SPEC, tmp_path).failed == {}
-    said = other.communicate(timeout=120)
-    assert other.returncode == 0, said
+    assert other.wait() == 0, other.failure
     assert_same(undisturbed, tmp_path)
     # Had one run been done twice, its first trajectory would have been set aside or refused.
     assert not list(tmp_path.glob("*/trajectory.interrupted-*"))
@@ -191,8 +190,13 @@ def test_a_failed_run_is_tried_again_by_the_next_start(tmp_path, monkeypatch):
     (run,) = _runs(tmp_path, spec)
     assert result.failed == {run.name: "RuntimeError: no luck"}
     assert "broken" in result.traces[run.name]
-    assert here(spec, tmp_path).failed == {}
+    kept = json.loads((run.folder / "error.json").read_text())
+    (run.folder / "error.json").write_text(json.dumps({**kept, "time": kept["time"] + 3e9}))
+    assert here(spec, tmp_path).failed == {}, "whatever the date of its error"
     assert run.finished and not (run.folder / "error.json").exists()
+    (run.folder / "error.json").write_text(json.dumps(kept))  # a kill came before it was removed
+    assert here(spec, tmp_path).failed == {}
+    assert not (run.folder / "error.json").exists()
 
 
 def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, undisturbed, monkeypatch):
