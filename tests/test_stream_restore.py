@@ -42,7 +42,7 @@ def short_streams(draw, name):
     options = {**draw(lengths), **draw(others)}
     takes = STREAMS.get(name)
     if name in ("abrupt_classes", "cifar100-10x10", "cifar100-5x20"):
-        options |= {"tasks": draw(st.integers(1, 3)), "classes_per_task": draw(st.integers(5, 35))}
+        options |= {"tasks": draw(st.integers(1, 3)), "classes_per_task": draw(st.integers(5, 33))}
         return takes(MANY_CLASSES, **options)
     options.pop("head", None)
     if name != "stationary":
