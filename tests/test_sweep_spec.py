@@ -183,3 +183,11 @@ def test_a_preset_brings_its_own_data_unless_other_data_is_named():
     preset = {"stream": "input-permuted-mnist"}
     assert [c.dataset for c in SweepSpec(preset).configs()] == ["mnist"]
     assert [c.dataset for c in SweepSpec({**preset, "dataset": "digits"}).configs()] == ["digits"]
+
+
+def test_imports_that_are_no_list_are_refused_by_name(tmp_path):
+    for wrong in ("null", "3", '"mine"'):
+        file = tmp_path / "sweep.json"
+        file.write_text(f'{{"run": {{"imports": {wrong}}}}}')
+        with pytest.raises(BadArgument, match=r"imports=.*must be a list of names"):
+            SweepSpec.from_file(file, trust=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from clmeta.errors import bad
+from clmeta.runs.config import OPTIONS
 
 
 def dotted(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +42,10 @@ def merged(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     """`dotted` options with changes; modules to import add up."""
     result = {**dotted(options), **dotted(changes)}
     if "imports" in result:
-        result["imports"] = [*options.get("imports", ()), *changes.get("imports", ())]
+        plain = OPTIONS["imports"].plain
+        result["imports"] = [
+            x for each in (options, changes) for x in plain(each.get("imports", ()))
+        ]
     return result
 
 
