@@ -72,7 +72,7 @@ def run(
 
         for name, value in {"config": config, "seeds": seeds, "output": output}.items():
             require(value is None, name, value, "is the folder's own with --resume; leave it out")
-        there = any(RunFolder(resume).checkpoints.glob("*.pt"))
+        there = bool(RunFolder(resume).checkpoint_files)
         mend = (
             "holds no checkpoint of its own to go on from; give the run's own command again, or "
             "the sweep's, whose runs go on together"
@@ -93,14 +93,12 @@ def run(
 
     folder = _folder(resume or output, spec, configs)
     folders = [folder] if resume is not None else seed_folders(folder, configs)
-    runs = list(map(SweepRun, configs, folders))
     company: tuple[RunConfig | None, ...] = ()
     if config is not None and len(configs) == 1 and not reproducible:
         company = company_of(read_options(config, trust=True), configs[0])
-        runs = [SweepRun(configs[0], folders[0], company)]
     others = f"the {len(company) - 1} runs that it trained with train along, so that it rounds as"
     Launch(
-        runs,
+        [SweepRun(each, place, company) for each, place in zip(configs, folders, strict=True)],
         folder,
         f"{shown(configs[0].stream)} on {Path(shown(configs[0].dataset)).name}",
         processes=jobs,

@@ -62,7 +62,8 @@ class Checkpoint:
         every: int | str | None = DEFAULT,
         **parts: Any,
     ) -> None:
-        self.folder = RunFolder(Path(folder).expanduser()).checkpoints
+        self._run = RunFolder(folder)
+        self.folder = self._run.checkpoints
         self.interval = Interval.of("every", every)
         self.parts: dict[str, Any] = {}
         for name, part in parts.items():
@@ -138,13 +139,13 @@ class Checkpoint:
             "parts": {name: _state(part) for name, part in self.parts.items()},
             "randomness": randomness(),
         }
-        file = self.folder / f"step-{step:012d}.pt"
-        for later in self._files():  # than what was gone on from: damaged, or another's by now
+        file = self._run.checkpoint_file(step)
+        for later in self._run.checkpoint_files:  # than what was gone on from: damaged, or stale
             if later.name > file.name:
                 later.unlink(missing_ok=True)
         write(file, content)
         with explained(self.folder, "remove what is in"):
-            for old in self._files()[KEPT:]:
+            for old in self._run.checkpoint_files[KEPT:]:
                 old.unlink(missing_ok=True)
         self.interval.saved(step, time.monotonic() - started)
         return file
@@ -180,19 +181,15 @@ class Checkpoint:
             RunFolderError: if one cannot be removed.
         """
         with explained(self.folder, "remove what is in"):
-            for file in self._files():
+            for file in self._run.checkpoint_files:
                 file.unlink(missing_ok=True)
         with suppress(OSError):  # it is not there, or holds something else
             self.folder.rmdir()
         self._content, self._looked = None, True
 
-    def _files(self) -> list[Path]:
-        """The newest first."""
-        return sorted(self.folder.glob("step-*.pt"), reverse=True)
-
     def _found(self) -> dict[str, Any] | None:
         """The newest checkpoint that is whole."""
-        files = [] if self._looked else self._files()
+        files = [] if self._looked else self._run.checkpoint_files
         self._looked = True
         for file, before in zip(files, [*files[1:], None], strict=False):
             try:

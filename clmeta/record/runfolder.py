@@ -60,6 +60,21 @@ class RunFolder:
         return self.summary_file.is_file()
 
     @property
+    def checkpoint_files(self) -> list[Path]:
+        """The checkpoints that it holds, the newest first."""
+        return sorted(self.checkpoints.glob("step-*.pt"), reverse=True)
+
+    @property
+    def checkpointed(self) -> int | None:
+        """Steps that were done when the newest of them was written; None without one."""
+        newest = next(iter(self.checkpoint_files), None)
+        return None if newest is None else int(newest.stem.removeprefix("step-"))
+
+    def checkpoint_file(self, step: int) -> Path:
+        """Where the checkpoint lies that is written after so many steps."""
+        return self.checkpoints / f"step-{step:012d}.pt"
+
+    @property
     def config(self) -> dict[str, Any]:
         """What the run was started with. Raises RunFolderError if missing or corrupt."""
         return self._read(self.config_file)
@@ -224,7 +239,7 @@ class RunFolder:
 
     def _begun(self) -> bool:
         """Whether an unfinished run has left anything that is worth keeping."""
-        kept = (*self.trajectory.glob("part-*.parquet"), *self.checkpoints.glob("*.pt"))
+        kept = (*self.trajectory.glob("part-*.parquet"), *self.checkpoint_files)
         return any(kept) or (self.path / ".interrupted").exists()
 
     def _set_aside(self) -> None:

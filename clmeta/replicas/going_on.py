@@ -68,6 +68,11 @@ class Home:
         """Names of the members' folders."""
         return [name for name, _ in self.members]
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return bool(RunFolder(self.path).checkpoint_files)
+
     def finished(self, member: int) -> bool:
         """Whether a member's run has reached its end."""
         return RunFolder(self.path.parents[1] / self.names[member]).finished
@@ -110,9 +115,7 @@ class Home:
 
 def homes(beside: Path) -> Iterator[Home]:
     """All chunks with a checkpoint whose run folders lie in a folder; a damaged note is none."""
-    for home in _noted(beside):
-        if any(RunFolder(home.path).checkpoints.glob("*.pt")):
-            yield home
+    return (home for home in _noted(beside) if home.begun)
 
 
 def remove_spent(beside: Path) -> None:

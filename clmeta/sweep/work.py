@@ -136,9 +136,8 @@ class _Worker:
         from clmeta.runs.runner import run as train
 
         self.runs = 1
-        begun = max(RunFolder(run.folder).checkpoints.glob("step-*.pt"), default=None)
-        if begun is not None:
-            step = int(begun.stem.removeprefix("step-"))
+        step = RunFolder(run.folder).checkpointed
+        if step is not None:
             self.tell(Event(self.number, "note", error=f"{run.name} goes on from step {step}"))
         try:
             if run.company:
