@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
-from clmeta.ground.randomness import randomness, restore_randomness
+from clmeta.ground.randomness import forked, same, seed_all, stand, standing
 from clmeta.strategies.loader import SliceLoader
 
 
 class Feed:
     """An iterator over a loader, once or again and again.
 
-    The loader draws from generators that begin at a seed and are nobody else's. So a feed that was
-    pickled after k batches, and unpickled, stands where it stood once k batches were passed over.
+    The loader draws from generators that begin at a seed and are nobody else's, of the kinds that
+    its first batch draws from. So a feed that was pickled after k batches, and unpickled, stands
+    where it stood once k batches were passed over.
 
     Args:
         loader: gives mini-batches.
@@ -51,16 +52,25 @@ class Feed:
         assert self._begun is not None
         if not self._draws:
             return next(self._begun)
-        outside = randomness()
         if self._stands is None:
-            torch.manual_seed(self._seed)
-        else:
-            restore_randomness(self._stands)
+            return self._first(self._begun)
+        outside = standing(self._stands)
+        stand(self._stands)
         try:
             return next(self._begun)
         finally:
-            self._stands = randomness()
-            restore_randomness(outside)
+            self._stands = standing(self._stands)
+            stand(outside)
+
+    def _first(self, begun: Iterator[Any]) -> Any:
+        """The first batch, which tells what the loader draws from; keeping all apart is dear."""
+        with forked():
+            seed_all(self._seed)
+            before = standing()
+            batch = next(begun)
+            now = standing()
+            self._stands = {kind: now[kind] for kind in now if not same(before[kind], now[kind])}
+            return batch
 
     def _cycle(self) -> Iterator[Any]:
         yield from self.loader

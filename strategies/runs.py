@@ -14,6 +14,7 @@ from avalanche.core import SupervisedPlugin
 from torch import nn
 
 from clmeta import MetaOptimize
+from clmeta.ground.randomness import forked
 from clmeta.strategies.backward import backward
 from clmeta.strategies.online import Online
 from clmeta.strategies.plain import Tally
@@ -93,15 +94,11 @@ def _keeping_graphs(strategy_class: Any) -> Any:
 @contextmanager
 def _repeatable() -> Iterator[None]:
     """Python's and numpy's generators, which storage policies draw from, follow torch's."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (Avalanche uses it)
-    seed = int(torch.randint(2**32 - 1, ()))
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    try:
+    with forked("python", "numpy"):
+        seed = int(torch.randint(2**32 - 1, ()))
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (Avalanche uses it)
         yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
 
 
 class _Watch(SupervisedPlugin):
