@@ -218,3 +218,22 @@ def test_one_whose_folder_is_gone_holds_up_no_other_and_is_done_anew(tmp_path, k
         run_replicas(asked, killed, chunk=4)
     assert [content(killed[n]) for n in (0, 2, 3)] == [content(never[n]) for n in (0, 2, 3)]
     assert (killed[1] / "summary.json").exists()
+
+
+def test_a_repetition_that_was_killed_goes_on_and_overwritten_begins_anew(tmp_path, kill_at, cli):
+    asked, there = configs(), folders(tmp_path / "runs")
+    run_replicas(asked, there, chunk=4)
+    again = ["run", "-c", str(there[1]), "-o", str(tmp_path / "again"), "--checkpoint-every", "5"]
+    kill_at(7, lambda: cli(*again))
+    assert any((tmp_path / "again" / ".chunks").rglob("*.pt"))
+    done = []
+    restored = Part.restored
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Part, "restored", lambda *a: done.append(1) or restored(*a))
+        assert cli(*again)[0] == 0
+    assert done, "it went on"
+    assert content(tmp_path / "again" / "seed-1") == content(there[1])
+    assert not (tmp_path / "again" / ".chunks").exists()
+    kill_at(7, lambda: cli(*again, "--overwrite"))
+    assert cli(*again, "--overwrite")[0] == 0
+    assert content(tmp_path / "again" / "seed-1") == content(there[1])

@@ -136,11 +136,11 @@ class Chunk:
                 return ends
             if len(self.learners) < len(self.members):
                 self.program.keep([learner.member for learner in self.learners])
-            if not self.begun:  # what others left who began so, and were all replaced since
-                self.home.remove()
-                self.checkpoint.clear()
             self.checkpoint.add(PART, self)
-            self.checkpoint.restore()
+            if self.begun:
+                self.checkpoint.restore()
+            else:  # what others left who began so, and were all replaced since
+                self.home.remove()
             if not self.complete:
                 self.checkpoint.interval = Interval()
             if step:

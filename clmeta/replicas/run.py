@@ -114,6 +114,8 @@ def repeat_together(
 ) -> Path:
     """Repeat one run of several that trained together; the others train along, unrecorded.
 
+    Killed, it goes on from its last checkpoint, as `run_replicas` does.
+
     Args:
         config: the run.
         folder: its folder.
@@ -125,12 +127,16 @@ def repeat_together(
     """
     path = as_path("folder", folder)
     members = [Member(config, path, 0) if each is None else Member(each, None) for each in company]
-    home = Home.of(
-        [(path if m.folder else path / str(at), m.config) for at, m in enumerate(members)]
-    )
+    home = Home.of([(path, member.config) for member in members])
+    remove_spent(home.path.parents[1])
     tally = Tally(sum(len(prepare(m.config).stream) for m in members), 1, on_progress)
+    ends: dict[int, BaseException | None] = {}
     with numerics(config.threads):
-        error = Chunk(members, home, False, tally.add).train().get(0)
+        if home.begun and RunFolder(path).config_file.exists():
+            ends = Chunk(members, home, False, tally.add, begun=True).train()
+        if not ends:  # it begins, or anew where its own record is gone or damaged
+            ends = Chunk(members, home, False, tally.add).train()
+    error = ends[0]
     tally.report()
     if error is not None:
         raise error
