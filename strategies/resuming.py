@@ -18,6 +18,7 @@ from clmeta.errors import RunFolderError
 from clmeta.ground import signing
 from clmeta.record.checkpoint import Checkpoint
 from clmeta.strategies.feed import Feed, instead_of
+from clmeta.strategies.recording import StepSizeRecorder
 
 
 def resumable(strategy_class: Any) -> Any:
@@ -89,11 +90,11 @@ def going_on(
     theirs = {f"experience {i}": each for i, each in enumerate(experiences)}
     data = {id(leaf): leaf for each in experiences for leaf in leaves(each.dataset)}
     theirs |= {f"data {i}": leaf for i, leaf in enumerate(data.values())}
-    recorders = [each for each in strategy.plugins if hasattr(each, "checkpoint")]
-    for each in recorders:
-        each.checkpoint = checkpoint
-        checkpoint.add("recorder", each)
-    theirs |= {f"recorder {i}": each for i, each in enumerate(recorders)}
+    for each in strategy.plugins:
+        if isinstance(each, StepSizeRecorder):
+            each.checkpoint = checkpoint
+            checkpoint.add("recorder", each)
+            theirs["recorder"] = each
     remade = {"model": strategy.model, "optimizer": strategy.optimizer}
     checkpoint.add("place", place)
     checkpoint.add("strategy", Whole(strategy, {**theirs, **(known or {})}, remade))
@@ -167,7 +168,7 @@ class Whole:
         remade: by name what is there again too, but takes back what it was.
     """
 
-    def __init__(self, strategy: Any, known: Mapping[Any, Any], remade: Mapping[str, Any]) -> None:
+    def __init__(self, strategy: Any, known: Mapping[str, Any], remade: Mapping[str, Any]) -> None:
         self.strategy, self.known = strategy, known
         self.remade = {**remade, "strategy": strategy}
 
@@ -201,7 +202,7 @@ class Whole:
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: Any, known: Mapping[Any, Any], remade: Mapping[str, Any]) -> None:
+    def __init__(self, file: Any, known: Mapping[str, Any], remade: Mapping[str, Any]) -> None:
         super().__init__(file, protocol=4)
         self.known = {id(thing): name for name, thing in known.items()}
         self.remade = {id(thing): name for name, thing in remade.items()}
@@ -229,7 +230,7 @@ def _set(thing: Any, state: Any) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, known: Mapping[Any, Any], remade: Mapping[str, Any]) -> None:
+    def __init__(self, file: Any, known: Mapping[str, Any], remade: Mapping[str, Any]) -> None:
         super().__init__(file)
         self.known, self.remade = known, remade
 

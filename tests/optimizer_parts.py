@@ -12,6 +12,7 @@ from clmeta import MetaOptimize
 from clmeta.engines.choose import ENGINES
 from clmeta.engines.eager import Eager
 from clmeta.native import cc
+from clmeta.rules import Rule
 
 SHAPES = [(4, 3), (4,), (2, 4), (2,)]
 NAMES = ["one.weight", "one.bias", "two.weight", "two.bias"]
@@ -33,6 +34,18 @@ compiled = pytest.param("compiled", marks=compiling)
 QUICK = [native, "eager", "masked"]
 every_engine = pytest.mark.parametrize("engine", [*QUICK, compiled])
 every_granularity = pytest.mark.parametrize("granularity", ["scalar", "layer", "node", "weight"])
+
+
+class Changing(Rule):
+    """Has an attribute that may change between steps."""
+
+    def __init__(self):
+        super().__init__()
+        object.__setattr__(self, "scale", 1.0)
+
+    def update(self, g, state, t):
+        object.__setattr__(self, "scale", self.scale + 1)
+        return g * self.scale, state
 
 
 def params_of(seed=0, dtype=torch.float64, shapes=SHAPES):

@@ -10,8 +10,8 @@ import torch
 from runner_parts import small
 
 from clmeta.errors import RunFolderError
+from clmeta.record.lock import lock
 from clmeta.record.recorder import Recorder
-from clmeta.record.runfolder import RunFolder
 from clmeta.runs.config import RunConfig
 from clmeta.runs.runner import run
 from clmeta.strategies import plain
@@ -134,11 +134,10 @@ def test_overwrite_on_the_command_line_starts_an_unfinished_run_anew(tmp_path, k
 def test_a_start_that_is_refused_leaves_the_others_checkpoints(tmp_path, kill_at):
     config = CONFIGS["plain"]
     kill_at(config, tmp_path / "run", 40)
-    held = RunFolder(tmp_path / "run")
-    held._hold()
+    let_go = lock(tmp_path / "run" / ".lock", config)
     with pytest.raises(RunFolderError, match="being written"):
         run(config, tmp_path / "run", overwrite=True)
-    held.release()
+    let_go()
     assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from optimizer_parts import Changing
 
 from clmeta import BadArgument, MetaOptimize
 from clmeta.engines import compiled
@@ -186,18 +187,6 @@ def test_without_a_compiler_it_says_why_and_changes_nothing(no_compiler):
         assert torch.equal(p, old)
 
 
-class Growing(Rule):
-    """Has an attribute that changes between steps."""
-
-    def __init__(self):
-        super().__init__()
-        object.__setattr__(self, "scale", 1.0)
-
-    def update(self, g, state, t):
-        object.__setattr__(self, "scale", self.scale + 1)
-        return g * self.scale, state
-
-
 @dataclass(frozen=True)
 class Listed(Rule):
     """A frozen rule whose option can change all the same."""
@@ -208,7 +197,7 @@ class Listed(Rule):
         return g * self.scale[0], state
 
 
-@pytest.mark.parametrize("rule", [Growing, Listed])
+@pytest.mark.parametrize("rule", [Changing, Listed])
 @pytest.mark.parametrize("level", ["base", "meta"])
 def test_a_rule_that_can_change_is_not_compiled_once_for_all(rule, level):
     model = network()

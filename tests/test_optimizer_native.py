@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optimizer_parts import NAMES, feed, gradients, needs_compiler, params_of, run
+from optimizer_parts import NAMES, Changing, feed, gradients, needs_compiler, params_of, run
 from torch import nn
 
 from clmeta import BadArgument, MetaOptimize
@@ -125,18 +125,6 @@ class Branching(Rule):
 
     def update(self, g, state, t):
         return (g if t < 3 else -g), state
-
-
-class Changing(Rule):
-    """Has an attribute that may change between steps."""
-
-    def __init__(self):
-        super().__init__()
-        object.__setattr__(self, "scale", 1.0)
-
-    def update(self, g, state, t):
-        object.__setattr__(self, "scale", self.scale + 1)
-        return g * self.scale, state
 
 
 @dataclass(frozen=True)
