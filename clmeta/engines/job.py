@@ -87,9 +87,8 @@ class Job:
             in_threads(program.learners, self.threads, len(s), job)
         del held
         if any(self.ok):
-            if (
-                s.leaves
-            ):  # autograd must learn that weights changed; it would use them in old graphs
+            if s.leaves:
+                # Autograd must learn that weights changed, or it would use them in old graphs.
                 torch.autograd.graph.increment_version(s.leaves)
             if s.fine:
                 s.show_fine()
