@@ -85,6 +85,8 @@ class Reader:
             stderr=self.complaints,
             text=True,
             cwd=ROOT,
+            # A process that is forked from one with threads at work waits for them for ever.
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
     @property
