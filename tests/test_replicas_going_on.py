@@ -237,3 +237,19 @@ def test_a_repetition_that_was_killed_goes_on_and_overwritten_begins_anew(tmp_pa
     kill_at(7, lambda: cli(*again, "--overwrite"))
     assert cli(*again, "--overwrite")[0] == 0
     assert content(tmp_path / "again" / "seed-1") == content(there[1])
+
+
+def test_a_disk_that_is_full_as_they_go_on_makes_none_begin_anew(tmp_path, kill_at, monkeypatch):
+    asked, never, killed = configs(), folders(tmp_path / "never"), folders(tmp_path / "killed")
+    run_replicas(asked, never, chunk=4)
+    kill_at(7, lambda: run_replicas(asked, killed, chunk=4))
+
+    def full(*_):
+        raise RunFolderError("cannot write: No space left on device") from OSError(28, "full")
+
+    with monkeypatch.context() as patch, pytest.raises(RunFolderError, match="No space left"):
+        patch.setattr(Recorder, "_write_tasks", full)
+        run_replicas(asked, killed, chunk=4)
+    run_replicas(asked, killed, chunk=4, along=True)
+    assert [*map(content, killed)] == [*map(content, never)]
+    assert not any((tmp_path / "killed").rglob("*interrupted*"))

@@ -159,7 +159,9 @@ class Chunk:
             try:
                 recorder = stack.enter_context(self._recorder(folder, prepared, member, resume))
             except RunFolderError as error:
-                if resume is None or isinstance(error, InUse):
+                # A full disk or closed folder passes; what is recorded then goes on.
+                passes = getattr(error.__cause__, "errno", None) is not None
+                if resume is None or passes or isinstance(error, InUse):
                     raise
                 text = f"{error}; it trains along and is done anew afterwards"
                 warnings.warn(text, ReplicaWarning, stacklevel=2)

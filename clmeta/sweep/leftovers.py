@@ -29,3 +29,5 @@ def remove_leftovers(output: Path, runs: Iterable[SweepRun]) -> None:
             claims = Claims(folder)
             claims.remove_dead()
             claims.remove_if_empty()
+    with suppress(OSError):  # a kill may have come between the folder and the one that it was in
+        (output / PRIVATE).rmdir()
